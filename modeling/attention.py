@@ -1,0 +1,156 @@
+"""Attention: the one place that picks a kernel and aligns causal masks with a cached prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
+
+from modeling.context import Tail
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Scaled dot-product attention of one sequence, with grouped heads.
+
+    Args:
+        query: (queries, heads, head_dim).
+        key, value: (keys, key/value heads, head_dim); heads is a multiple of key/value heads.
+        causal: each query sees the keys up to its own; the last query stands at the last key.
+        mask: (queries, keys), True where a query may look; not together with `causal`.
+
+    Returns:
+        (queries, heads, head_dim).
+    """
+    num_queries, num_keys = query.shape[0], key.shape[0]
+    bias, is_causal = mask, False
+    if causal and num_queries > 1:
+        # SDPA's is_causal is top-left aligned; with a cached prefix we need bottom-right.
+        is_causal = num_queries == num_keys
+        bias = None if is_causal else causal_lower_right(num_queries, num_keys)
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
+    attended = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=bias, is_causal=is_causal, enable_gqa=q.shape[1] != k.shape[1]
+    )
+    return attended.squeeze(0).transpose(0, 1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Projected:
+    """Query, key and value of some tokens: (tokens, heads, head_dim) each."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+class Sequences(Protocol):
+    """Knows which packed tokens belong together and what each may look at."""
+
+    def attend(
+        self, layer: int, text: Projected, latent: Projected | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend within every sequence; the results are (tokens, heads * head_dim)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CachedRow:
+    """One row of a cached forward: where its keys go, how many tokens of each expert it has."""
+
+    tail: Tail
+    num_text: int
+    num_latent: int
+    causal: bool
+
+
+@dataclass(frozen=True, eq=False)
+class CachedRows:
+    """Rows packed together, each attending over its own context and its own block.
+
+    Text tokens of all rows come first, latent tokens of all rows after them, so that each expert
+    works on one contiguous slice. Within a block the text tokens (an image's two markers) are kept
+    before the latent ones: tokens of an image share one position and see one another, so their
+    order means nothing.
+    """
+
+    rows: Sequence[CachedRow]
+
+    def attend(
+        self, layer: int, text: Projected, latent: Projected | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Write each row's keys and values, then attend over what the row sees."""
+        if len(self.rows) == 1:
+            return self._attend_row(layer, self.rows[0], text, latent)
+        texts = _split(text, [row.num_text for row in self.rows])
+        latents = _split(latent, [row.num_latent for row in self.rows])
+        # A draft's rows share their slots: each row reads before the next one writes.
+        done = [
+            self._attend_row(layer, row, t, n)
+            for row, t, n in zip(self.rows, texts, latents, strict=True)
+        ]
+        drawn = [n for _, n in done if n is not None]
+        return torch.cat([t for t, _ in done]), torch.cat(drawn) if drawn else None
+
+    @staticmethod
+    def _attend_row(
+        layer: int, row: CachedRow, text: Projected, latent: Projected | None
+    ) -> tuple[Tensor, Tensor | None]:
+        row.tail.write(layer, 0, text.key, text.value)
+        query = text.query
+        if latent is not None:
+            row.tail.write(layer, row.num_text, latent.key, latent.value)
+            query = torch.cat([text.query, latent.query])
+        key, value = row.tail.read(layer)
+        attended = attend(query, key, value, causal=row.causal).flatten(1)
+        return _divide(attended, row.num_text, latent)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedSequence:
+    """A packed training sequence without a cache.
+
+    Attributes:
+        mask: (tokens, tokens), True where a token may look; all text tokens come before all latent
+            ones.
+    """
+
+    mask: Tensor
+
+    def attend(
+        self, layer: int, text: Projected, latent: Projected | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend through the mask, which is the same for every layer."""
+        del layer
+        parts = (text,) if latent is None else (text, latent)
+        query, key, value = (
+            torch.cat([getattr(part, name) for part in parts]) for name in ("query", "key", "value")
+        )
+        attended = attend(query, key, value, mask=self.mask).flatten(1)
+        return _divide(attended, text.query.shape[0], latent)
+
+
+def _split(tokens: Projected | None, sizes: list[int]) -> list[Projected] | list[None]:
+    if tokens is None:
+        return [None] * len(sizes)
+    parts = zip(*(x.split(sizes) for x in (tokens.query, tokens.key, tokens.value)), strict=True)
+    return [Projected(query=q, key=k, value=v) for q, k, v in parts]
+
+
+def _divide(
+    attended: Tensor, num_text: int, latent: Projected | None
+) -> tuple[Tensor, Tensor | None]:
+    if latent is None:
+        return attended, None
+    return attended[:num_text], attended[num_text:]

@@ -1,0 +1,295 @@
+"""The whole model: text, vision and latents become blocks, blocks enter contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from modeling.attention import CachedRow, CachedRows
+from modeling.bagel.blocks import Block, flattened_positions, patchify
+from modeling.bagel.config import BagelConfig
+from modeling.bagel.layers import MLPconnector, PositionEmbedding, TimestepEmbedder
+from modeling.bagel.qwen2_navit import Pair, Qwen2ForCausalLM, Rotary
+from modeling.bagel.siglip_navit import SiglipVisionModel
+from modeling.context import Context, Tail
+
+Grid = tuple[int, int]
+Rotaries = tuple[Rotary, Rotary | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How many tokens of each expert a row has, and whether they are causal."""
+
+    num_text: int
+    num_latent: int
+    causal: bool
+
+    @classmethod
+    def of(cls, block: Block) -> Shape:
+        """Return a block's shape."""
+        return cls(num_text=block.num_text, num_latent=block.num_latent, causal=block.causal)
+
+
+class Bagel(nn.Module):
+    """Decoder, vision encoder and the layers that join them, under the checkpoint's tensor names.
+
+    Args:
+        language_model: the decoder.
+        vit_model: the vision encoder; None for a model without one.
+        config: how they are joined; needs `vae_config` to draw and `vit_config` to read images.
+
+    Raises:
+        ValueError: if the configuration does not fit the parts.
+    """
+
+    def __init__(
+        self,
+        language_model: Qwen2ForCausalLM,
+        vit_model: SiglipVisionModel | None,
+        config: BagelConfig,
+    ) -> None:
+        super().__init__()
+        _check(config, vit_model)
+        self.config = config
+        self.language_model = language_model
+        hidden = language_model.config.hidden_size
+        if config.visual_gen and config.vae_config is not None:
+            self.latent_patch_size = config.latent_patch_size
+            self.latent_channel = config.vae_config.z_channels
+            self.latent_downsample = config.vae_config.downsample * config.latent_patch_size
+            self.max_latent_size = config.max_latent_size
+            self.patch_latent_dim = config.latent_patch_size**2 * self.latent_channel
+            self.time_embedder = TimestepEmbedder(hidden)
+            self.vae2llm = nn.Linear(self.patch_latent_dim, hidden)
+            self.llm2vae = nn.Linear(hidden, self.patch_latent_dim)
+            self.latent_pos_embed = PositionEmbedding(config.max_latent_size, hidden)
+        if config.visual_und and vit_model is not None and config.vit_config is not None:
+            self.vit_model = vit_model
+            self.vit_patch_size = config.vit_config.patch_size
+            self.vit_max_num_patch_per_side = config.vit_max_num_patch_per_side
+            self.connector = MLPconnector(
+                config.vit_config.hidden_size, hidden, config.connector_act
+            )
+            self.vit_pos_embed = PositionEmbedding(config.vit_max_num_patch_per_side, hidden)
+
+    @property
+    def device(self) -> torch.device:
+        """Where tokens enter."""
+        return execution_device(self.language_model.model.embed_tokens)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that tokens are embedded in."""
+        return self.language_model.model.embed_tokens.weight.dtype
+
+    def new_context(self) -> Context:
+        """Return a context that has read nothing."""
+        return Context.empty(self.language_model.config.num_hidden_layers)
+
+    def embed(self, ids: Sequence[int] | Tensor) -> Tensor:
+        """Embed (tokens,) ids; the result is (tokens, hidden)."""
+        return self.language_model.model.embed_tokens(torch.as_tensor(ids, device=self.device))
+
+    @torch.inference_mode()
+    def text_block(self, ids: Sequence[int] | Tensor) -> Block:
+        """Make a block of text from its ids, bos and eos included."""
+        return Block(text=self.embed(ids), causal=True)
+
+    @torch.inference_mode()
+    def vit_block(self, pixels: Tensor, markers: tuple[int, int]) -> Block:
+        """Make the block by which an image is understood.
+
+        Args:
+            pixels: (3, height, width) in [-1, 1]; the sides are multiples of the patch size.
+            markers: ids of vision_start and vision_end.
+
+        Raises:
+            ValueError: if the sides do not fit.
+        """
+        grid = _grid(pixels, self.vit_patch_size, "ViT patch size")
+        positions = self._positions(grid, self.vit_max_num_patch_per_side)
+        patches = patchify(pixels.to(self.device, self.dtype), self.vit_patch_size)
+        features = self.vision_features(patches, positions, [len(patches)])
+        # The markers stand first: tokens of an image share one position and see one another.
+        return Block(text=torch.cat([self.embed(markers), features]))
+
+    def vision_features(self, patches: Tensor, positions: Tensor, lengths: list[int]) -> Tensor:
+        """Encode packed patches of images of `lengths` tokens; the result is (tokens, hidden)."""
+        features = self.connector(self.vit_model(patches, positions, lengths))
+        return features + self.vit_pos_embed(positions).to(features)
+
+    @torch.inference_mode()
+    def latent_block(
+        self, latent: Tensor, grid: Grid, markers: tuple[int, int], time: float = 0.0
+    ) -> Block:
+        """Make the block of an image's latent tokens.
+
+        Args:
+            latent: (rows * columns, patch values).
+            grid: (rows, columns) of latent tokens.
+            markers: ids of vision_start and vision_end.
+            time: flow time; 0 is a clean image.
+
+        Raises:
+            ValueError: if the grid does not fit the position table or the tokens.
+        """
+        if latent.shape != (grid[0] * grid[1], self.patch_latent_dim):
+            raise ValueError(
+                f"latent must be ({grid[0] * grid[1]}, {self.patch_latent_dim}) for a grid of "
+                f"{grid[0]} x {grid[1]}, got {tuple(latent.shape)}"
+            )
+        tokens = self.latent_tokens(latent, time, self.latent_places(grid))
+        return Block(text=self.embed(markers), latent=tokens)
+
+    @torch.inference_mode()
+    def latent_places(self, grid: Grid) -> Tensor:
+        """Return the position embeddings of a grid of latent tokens, (rows * columns, hidden)."""
+        return self.latent_pos_embed(self._positions(grid, self.max_latent_size))
+
+    def latent_tokens(self, latent: Tensor, time: float | Tensor, places: Tensor) -> Tensor:
+        """Embed latents (tokens, patch values) at a time, one for all or (tokens,) of them.
+
+        `places` are the (tokens, hidden) rows of the position table.
+        """
+        latent = latent.to(self.device, self.dtype)
+        times = torch.as_tensor(time, dtype=torch.float32, device=self.device).reshape(-1)
+        embedded = self.vae2llm(latent)
+        # The published order of the sum; in bfloat16 it is not associative.
+        return embedded + self.time_embedder(times, self.dtype) + places.to(embedded)
+
+    def latent_grid(self, height: int, width: int) -> Grid:
+        """Return the (rows, columns) of latent tokens of an image of that size in pixels.
+
+        Raises:
+            ValueError: if the size is no positive multiple of the stride or beyond the position
+                table.
+        """
+        stride, limit = self.latent_downsample, self.max_latent_size * self.latent_downsample
+        for name, side in (("height", height), ("width", width)):
+            if side < stride or side % stride:
+                nearest = max(stride, round(side / stride) * stride)
+                raise ValueError(
+                    f"{name} must be a positive multiple of {stride}, got {side}; try {nearest}"
+                )
+            if side > limit and not self.config.interpolate_pos:
+                raise ValueError(f"{name} must be at most {limit} for this model, got {side}")
+        return height // stride, width // stride
+
+    def arrange(self, rows: Sequence[tuple[Tail, Shape]]) -> tuple[CachedRows, Rotaries]:
+        """Work out row borders and RoPE angles once for rows that may run many times."""
+        device = self.device
+        text_positions, latent_positions = [], []
+        for tail, shape in rows:
+            start = tail.position
+            stop = start + shape.num_text if shape.causal else start + 1
+            steps = torch.arange(start, stop, device=device).expand(shape.num_text)
+            text_positions.append(steps)
+            latent_positions.append(torch.full((shape.num_latent,), start, device=device))
+        decoder = self.language_model.model
+        latent = torch.cat(latent_positions)
+        rotaries = (
+            decoder.rotary(torch.cat(text_positions)),
+            decoder.rotary(latent) if len(latent) else None,
+        )
+        cached = CachedRows(
+            [
+                CachedRow(
+                    tail=t, num_text=s.num_text, num_latent=s.num_latent, causal=s.causal
+                )
+                for t, s in rows
+            ]
+        )
+        return cached, rotaries
+
+    @torch.inference_mode()
+    def extend(self, rows: Sequence[tuple[Tail, Block]]) -> list[Pair]:
+        """Run blocks through the decoder, each after its own context.
+
+        Linear layers run over all rows packed together; only attention knows the borders.
+
+        Args:
+            rows: where each block is written, and the block.
+
+        Returns:
+            Per row what the last layer says, before the final norm: (tokens, hidden) for the text
+            weights and, where there are any, for the generation weights. See `logits` and
+            `velocity`.
+        """
+        sequences, rotaries = self.arrange([(tail, Shape.of(block)) for tail, block in rows])
+        latents = [block.latent for _, block in rows if block.latent is not None]
+        text, latent = self.language_model.model(
+            torch.cat([block.text for _, block in rows]),
+            torch.cat(latents) if latents else None,
+            rotaries,
+            sequences,
+        )
+        return _unpack(text, latent, [block for _, block in rows])
+
+    @torch.inference_mode()
+    def read(self, context: Context, block: Block) -> tuple[Context, Tensor]:
+        """Append a block to a context.
+
+        Returns:
+            The new context, and the last layer's text stream (tokens, hidden) for `logits`.
+        """
+        with context.room(block.length) as tail:
+            [(text, _)] = self.extend([(tail, block)])
+            return context.after(tail, block), text
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Turn the last layer's text stream (tokens, hidden) into logits (tokens, vocabulary)."""
+        return self.language_model.lm_head(self.language_model.model.norm(hidden))
+
+    @torch.inference_mode()
+    def velocity(self, hidden: Tensor) -> Tensor:
+        """Turn the last layer's latent stream (tokens, hidden) into velocities, float32."""
+        return self.llm2vae(self.language_model.model.norm_moe_gen(hidden)).float()
+
+    def _positions(self, grid: Grid, max_per_side: int) -> Tensor:
+        positions = flattened_positions(grid, max_per_side, self.config.interpolate_pos)
+        return positions.to(self.device)
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """Return where a module computes, also under accelerate's hooks that keep weights elsewhere."""
+    hook = getattr(module, "_hf_hook", None)
+    for part in getattr(hook, "hooks", [hook]):
+        device = getattr(part, "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return next(module.parameters()).device
+
+
+def _unpack(text: Tensor, latent: Tensor | None, blocks: list[Block]) -> list[Pair]:
+    texts = text.split([block.num_text for block in blocks])
+    if latent is None:
+        return [(part, None) for part in texts]
+    latents = latent.split([block.num_latent for block in blocks])
+    return list(zip(texts, latents, strict=True))
+
+
+def _grid(pixels: Tensor, stride: int, name: str) -> Grid:
+    height, width = pixels.shape[-2:]
+    if height % stride or width % stride or not (height and width):
+        raise ValueError(
+            f"an image's sides must be positive multiples of the {name} {stride}, "
+            f"got height {height} and width {width}; resize it with the model's transform"
+        )
+    return height // stride, width // stride
+
+
+def _check(config: BagelConfig, vit_model: SiglipVisionModel | None) -> None:
+    if config.visual_gen and config.vae_config is None:
+        raise ValueError(
+            "a model that draws needs vae_config, the second value that load_ae returns; "
+            "or set visual_gen=False"
+        )
+    if config.visual_und and (vit_model is None or config.vit_config is None):
+        raise ValueError(
+            "a model that reads images needs vit_model and vit_config; or set visual_und=False"
+        )

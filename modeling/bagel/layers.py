@@ -1,0 +1,97 @@
+"""Small layers that join the pathways: position tables, time embedding, connector."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+
+def sincos_table(dim: int, side: int) -> Tensor:
+    """Compute the fixed two-dimensional position table.
+
+    The first half of the channels encodes the column, the second half the row; each half is sines
+    then cosines of frequencies `1 / 10000^(i / (dim / 4))`, as in the ViT-MAE table.
+
+    Args:
+        dim: channels, a multiple of 4.
+        side: rows and columns of the table.
+
+    Returns:
+        (side * side, dim), float32, row by row.
+    """
+    quarter = dim // 4
+    # float64, because rounding a frequency shows at distant positions.
+    frequencies = 1 / 10000 ** (torch.arange(quarter, dtype=torch.float64) / quarter)
+    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
+    line = torch.cat([angles.sin(), angles.cos()], dim=1).float()  # (side, dim / 2)
+    columns = line[None, :, :].expand(side, side, -1)
+    rows = line[:, None, :].expand(side, side, -1)
+    return torch.cat([columns, rows], dim=2).reshape(side * side, dim)
+
+
+class PositionEmbedding(nn.Module):
+    """A fixed sin-cos table: computed, and overwritten by a checkpoint that stores it.
+
+    Args:
+        max_num_patch_per_side: side of the table.
+        hidden_size: channels, a multiple of 4.
+    """
+
+    pos_embed: Tensor
+
+    def __init__(self, max_num_patch_per_side: int, hidden_size: int) -> None:
+        super().__init__()
+        # A buffer, not a parameter: it is there even where a file lacks it.
+        self.register_buffer("pos_embed", sincos_table(hidden_size, max_num_patch_per_side))
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Look up (tokens,) positions; the result is (tokens, hidden)."""
+        return self.pos_embed[positions.to(self.pos_embed.device)]
+
+
+class TimestepEmbedder(nn.Module):
+    """Embeds flow times in [0, 1]: 256 cosines and sines, then an MLP.
+
+    Args:
+        hidden_size: channels of the result.
+        frequency_embedding_size: number of cosines and sines.
+    """
+
+    def __init__(self, hidden_size: int, frequency_embedding_size: int = 256) -> None:
+        super().__init__()
+        self.frequency_embedding_size = frequency_embedding_size
+        self.mlp = nn.Sequential(
+            nn.Linear(frequency_embedding_size, hidden_size),
+            nn.SiLU(),
+            nn.Linear(hidden_size, hidden_size),
+        )
+
+    def forward(self, times: Tensor, dtype: torch.dtype) -> Tensor:
+        """Embed (tokens,) times; the angles are float32, the result is (tokens, hidden)."""
+        half = self.frequency_embedding_size // 2
+        steps = torch.arange(half, dtype=torch.float32, device=times.device)
+        angles = times.float()[:, None] * torch.exp(-math.log(10000) * steps / half)
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1).to(dtype))
+
+
+class MLPconnector(nn.Module):  # noqa: N801 - the published name
+    """Carries vision features into the decoder's space.
+
+    Args:
+        in_dim: channels of a vision feature.
+        out_dim: channels of the decoder.
+        hidden_act: activation between the two layers, by transformers' name.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, hidden_act: str) -> None:
+        super().__init__()
+        self.activation_fn = ACT2FN[hidden_act]
+        self.fc1 = nn.Linear(in_dim, out_dim)
+        self.fc2 = nn.Linear(out_dim, out_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (tokens, in_dim) to (tokens, out_dim)."""
+        return self.fc2(self.activation_fn(self.fc1(features)))

@@ -198,7 +198,7 @@ class InterleaveInferencer:
             cfg_img_scale=cfg_img_scale,
             cfg_interval=(cfg_interval[0], cfg_interval[1]),
             cfg_renorm_min=cfg_renorm_min,
-            cfg_renorm_type=cfg_renorm_type,  # type: ignore[arg-type] - checked by ImageOptions
+            cfg_renorm_type=cfg_renorm_type,  # type: ignore[arg-type]  # checked by ImageOptions
             num_timesteps=num_timesteps,
             timestep_shift=timestep_shift,
             enable_taylorseer=enable_taylorseer,
@@ -301,9 +301,7 @@ class InterleaveInferencer:
             reading.read(item)
         text: list[str | Image.Image] = []
         if think or understanding_output:
-            written = self.gen_text(
-                reading.full, max_think_token_n, do_sample, text_temperature
-            )
+            written = self.gen_text(reading.full, max_think_token_n, do_sample, text_temperature)
             if understanding_output:
                 return [written]
             reading.full = self.update_context_text(written, reading.full)

@@ -26,7 +26,8 @@ def attend(
 
     Args:
         query: (queries, heads, head_dim).
-        key, value: (keys, key/value heads, head_dim); heads is a multiple of key/value heads.
+        key: (keys, key/value heads, head_dim); heads is a multiple of key/value heads.
+        value: as `key`.
         causal: each query sees the keys up to its own; the last query stands at the last key.
         mask: (queries, keys), True where a query may look; not together with `causal`.
 
@@ -117,16 +118,27 @@ class CachedRows:
         return _divide(attended, row.num_text, latent)
 
 
-@dataclass(frozen=True, eq=False)
-class MaskedSequence:
-    """A packed training sequence without a cache.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaskedSequences:
+    """Training sequences of one padded length, without a cache.
 
     Attributes:
-        mask: (tokens, tokens), True where a token may look; all text tokens come before all latent
-            ones.
+        packed: (sequences, length), which packed token (text first, then latent) stands where;
+            padding points at any.
+        places: (packed tokens,), the inverse, into the flattened sequences.
+        mask: (sequences, 1, length, length), True where a token may look.
     """
 
+    packed: Tensor
+    places: Tensor
     mask: Tensor
+
+    @classmethod
+    def of(cls, places: Tensor, mask: Tensor) -> MaskedSequences:
+        """Arrange packed tokens by their `places` in sequences with a `mask` each."""
+        packed = places.new_zeros(mask.shape[0] * mask.shape[1])
+        packed[places] = torch.arange(len(places), device=places.device)
+        return cls(packed=packed.view(mask.shape[:2]), places=places, mask=mask[:, None])
 
     def attend(
         self, layer: int, text: Projected, latent: Projected | None
@@ -135,10 +147,14 @@ class MaskedSequence:
         del layer
         parts = (text,) if latent is None else (text, latent)
         query, key, value = (
-            torch.cat([getattr(part, name) for part in parts]) for name in ("query", "key", "value")
+            torch.cat([getattr(part, name) for part in parts])[self.packed].transpose(1, 2)
+            for name in ("query", "key", "value")
         )
-        attended = attend(query, key, value, mask=self.mask).flatten(1)
-        return _divide(attended, text.query.shape[0], latent)
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=self.mask, enable_gqa=query.shape[1] != key.shape[1]
+        )
+        packed = attended.transpose(1, 2).flatten(2).flatten(0, 1)[self.places]
+        return _divide(packed, text.query.shape[0], latent)
 
 
 def _split(tokens: Projected | None, sizes: list[int]) -> list[Projected] | list[None]:

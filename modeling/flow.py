@@ -101,9 +101,11 @@ def guide(
     """Push a velocity away from what the model would draw without text, then without images.
 
     Args:
-        full, without_text, without_images: velocities of shape (..., tokens, channels), float32;
-            leading dimensions are samples, each renormalised by itself. `without_images` may be
-            None where `options.cfg_img_scale` is at most 1.
+        full: velocity of shape (..., tokens, channels), float32; leading dimensions are samples,
+            each renormalised by itself.
+        without_text: the velocity without the text, same shape.
+        without_images: the velocity without images, same shape; may be None where
+            `options.cfg_img_scale` is at most 1.
         options: scales and renorm.
 
     Returns:
@@ -162,9 +164,7 @@ def integrate(velocity: Velocity, noise: Tensor, times: list[float]) -> Iterator
         v = velocity(latent, time).float()
         clean = latent - time * v
         latent = latent - v * (time - following)
-        yield FlowStep(
-            index=index, num_steps=num_steps, time=following, latent=latent, clean=clean
-        )
+        yield FlowStep(index=index, num_steps=num_steps, time=following, latent=latent, clean=clean)
 
 
 @dataclass(eq=False)

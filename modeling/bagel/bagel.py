@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from data.packing import PackedBatch
 from modeling.attention import CachedRow, CachedRows
 from modeling.bagel.blocks import Block, flattened_positions, patchify
 from modeling.bagel.config import BagelConfig
 from modeling.bagel.layers import MLPconnector, PositionEmbedding, TimestepEmbedder
 from modeling.bagel.qwen2_navit import Pair, Qwen2ForCausalLM, Rotary
 from modeling.bagel.siglip_navit import SiglipVisionModel
+from modeling.bagel.training import Losses, training_losses
 from modeling.context import Context, Tail
 
 Grid = tuple[int, int]
@@ -86,6 +88,10 @@ class Bagel(nn.Module):
         """The dtype that tokens are embedded in."""
         return self.language_model.model.embed_tokens.weight.dtype
 
+    def forward(self, batch: PackedBatch, noise: Tensor | None = None) -> Losses:
+        """Compute the training losses of packed sequences; see `training_losses`."""
+        return training_losses(self, batch, noise)
+
     def new_context(self) -> Context:
         """Return a context that has read nothing."""
         return Context.empty(self.language_model.config.num_hidden_layers)
@@ -145,7 +151,6 @@ class Bagel(nn.Module):
         tokens = self.latent_tokens(latent, time, self.latent_places(grid))
         return Block(text=self.embed(markers), latent=tokens)
 
-    @torch.inference_mode()
     def latent_places(self, grid: Grid) -> Tensor:
         """Return the position embeddings of a grid of latent tokens, (rows * columns, hidden)."""
         return self.latent_pos_embed(self._positions(grid, self.max_latent_size))
@@ -197,9 +202,7 @@ class Bagel(nn.Module):
         )
         cached = CachedRows(
             [
-                CachedRow(
-                    tail=t, num_text=s.num_text, num_latent=s.num_latent, causal=s.causal
-                )
+                CachedRow(tail=t, num_text=s.num_text, num_latent=s.num_latent, causal=s.causal)
                 for t, s in rows
             ]
         )

@@ -37,7 +37,7 @@ class SiglipVisionEmbeddings(nn.Module):
         size = config.num_channels * config.patch_size**2
         device = torch.device("meta") if meta else old.weight.device
         linear = nn.Linear(size, config.hidden_size, device=device, dtype=old.weight.dtype)
-        if not device.type == "meta":
+        if device.type != "meta":
             assert old.bias is not None
             with torch.no_grad():
                 linear.weight.copy_(old.weight.permute(0, 2, 3, 1).flatten(1))

@@ -1,0 +1,1 @@
+"""The model: contexts, attention, decoding, flow sampling, the autoencoder and BAGEL itself."""

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice, takewhile
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from data.data_utils import pil_img2rgb
-from data.transforms import ImageTransform
-from modeling.autoencoder import AutoEncoder
-from modeling.bagel import Bagel
-from modeling.bagel.blocks import patchify, unpatchify
-from modeling.bagel.drawing import draw
 from modeling.context import Context
-from modeling.decoding import decode, greedy, sampler
+from modeling.decoding import choice
 from modeling.flow import ImageOptions
+from modeling.verbs import Verbs
 
 logger = logging.getLogger("auto_interleaved")
 
@@ -36,49 +31,14 @@ GEN_THINK_SYSTEM_PROMPT = (
 )
 
 
-class InterleaveInferencer:
+class InterleaveInferencer(Verbs):
     """Reads texts and images into a context and gives back a text or an image.
 
     Contexts are immutable values: every `update_*` returns a new one and leaves the old one as it
     was, so that keeping, forking and comparing them is free.
 
-    Args:
-        model: the model.
-        vae_model: the autoencoder; it stays on whatever device it is.
-        tokenizer: a Qwen2 tokenizer.
-        vae_transform: size rule and normalisation of images for the autoencoder.
-        vit_transform: the same for the vision encoder.
-        new_token_ids: `bos_token_id`, `eos_token_id`, `start_of_image`, `end_of_image`, as
-            `add_special_tokens` returns them.
-
-    Raises:
-        ValueError: if one of the ids is missing.
+    The constructor is `Verbs`': the model, its autoencoder, tokenizer, transforms and special ids.
     """
-
-    def __init__(  # noqa: PLR0913 - the published signature
-        self,
-        model: Bagel,
-        vae_model: AutoEncoder,
-        tokenizer: Any,
-        vae_transform: ImageTransform,
-        vit_transform: ImageTransform,
-        new_token_ids: Mapping[str, int],
-    ) -> None:
-        self.model = model
-        self.vae_model = vae_model
-        self.tokenizer = tokenizer
-        self.vae_transform = vae_transform
-        self.vit_transform = vit_transform
-        self.new_token_ids = dict(new_token_ids)
-        names = ("bos_token_id", "eos_token_id", "start_of_image", "end_of_image")
-        missing = [name for name in names if name not in self.new_token_ids]
-        if missing:
-            raise ValueError(
-                f"new_token_ids lacks {', '.join(missing)}; "
-                "pass the second value that add_special_tokens(tokenizer) returns"
-            )
-        self._bos, self._eos, *markers = (self.new_token_ids[name] for name in names)
-        self._markers: tuple[int, int] = (markers[0], markers[1])
 
     def init_gen_context(self) -> Context:
         """Return a context that has read nothing."""
@@ -98,11 +58,8 @@ class InterleaveInferencer:
         Raises:
             TypeError: if `text` is no string.
         """
-        if not isinstance(text, str):
-            raise TypeError(f"text must be a string, got {type(text).__name__}")
-        ids = self.tokenizer.encode(text, split_special_tokens=split_special_tokens)
-        block = self.model.text_block([self._bos, *ids, self._eos])
-        return self.model.read(gen_context, block)[0]
+        ids = self.encode_text(text, split_special_tokens=split_special_tokens)
+        return self.read_ids([self.bos, *ids, self.eos], gen_context)[0]
 
     def update_context_image(
         self, image: Image.Image, gen_context: Context, vae: bool = True, vit: bool = True
@@ -123,39 +80,10 @@ class InterleaveInferencer:
             raise ValueError("vae and vit are both False: nothing of the image would be read")
         image = pil_img2rgb(image)
         if vae:
-            latent, grid = self.encode_image(image)
-            block = self.model.latent_block(latent, grid, self._markers)
-            gen_context, _ = self.model.read(gen_context, block)
+            gen_context = self.read_latent(*self.encode_image(image), gen_context)
         if vit:
-            block = self.model.vit_block(self.vit_transform(image), self._markers)
-            gen_context, _ = self.model.read(gen_context, block)
+            gen_context = self.read_vision(image, gen_context)
         return gen_context
-
-    @torch.inference_mode()
-    def encode_image(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
-        """Turn an image into latent tokens.
-
-        Returns:
-            (rows * columns, patch values), the mean of the posterior, and (rows, columns).
-        """
-        pixels = self.vae_transform(image)
-        grid = self.model.latent_grid(*pixels.shape[-2:])
-        parameter = next(self.vae_model.parameters())
-        latent = self.vae_model.encode(pixels[None].to(parameter))[0]
-        return patchify(latent, self.model.latent_patch_size), grid
-
-    @torch.inference_mode()
-    def decode_image(self, latent: Tensor, image_shape: tuple[int, int]) -> Image.Image:
-        """Turn latent tokens (rows * columns, patch values) into an image of (height, width)."""
-        grid = self.model.latent_grid(*image_shape)
-        parameter = next(self.vae_model.parameters())
-        tokens = latent.to(parameter)
-        pixels = self.vae_model.decode(
-            unpatchify(tokens, grid, self.model.latent_patch_size)[None]
-        )[0]
-        # Truncated, not rounded, as published.
-        levels = (pixels.float() * 0.5 + 0.5).clamp(0, 1).mul(255).to(torch.uint8)
-        return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
     def gen_image(  # noqa: PLR0913 - the published signature
         self,
@@ -207,19 +135,9 @@ class InterleaveInferencer:
             logger.warning(
                 "cfg_img_scale=%s has no effect while cfg_text_scale is at most 1", cfg_img_scale
             )
-        rows, columns = self.model.latent_grid(*image_shape)
-        noise = torch.randn(rows * columns, self.model.patch_latent_dim)
-        steps = draw(
-            self.model,
-            full=gen_context,
-            without_text=cfg_text_precontext,
-            without_images=cfg_img_precontext,
-            noise=noise,
-            grid=(rows, columns),
-            markers=self._markers,
-            options=options,
+        *_, last = self.draw_latent(
+            image_shape, gen_context, cfg_text_precontext, cfg_img_precontext, options
         )
-        *_, last = steps
         return self.decode_image(last.latent, image_shape)
 
     def gen_text(
@@ -242,9 +160,9 @@ class InterleaveInferencer:
         """
         if max_length < 1:
             raise ValueError(f"max_length must be at least 1, got {max_length}")
-        choose = sampler(temperature) if do_sample else greedy
-        tokens = (token for token, _ in decode(self.model, gen_context, self._bos, choose))
-        ends = (self._eos, self._bos)
+        choose = choice(do_sample=do_sample, temperature=temperature)
+        tokens = (token for token, _ in self.write(gen_context, choose))
+        ends = (self.eos, self.bos)
         ids = list(takewhile(lambda token: token not in ends, islice(tokens, max_length - 1)))
         return self.tokenizer.decode(ids)
 

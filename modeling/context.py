@@ -24,6 +24,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+_PIECE = 4096  # slots moved at once
+
 
 class _Advances(Protocol):
     """Anything that says how far it moves the position, such as a `Block`."""
@@ -46,7 +48,7 @@ class KVStore:
         self._values: list[Tensor | None] = [None] * num_layers
         self._capacity = 0
         self._held: Counter[int] = Counter()  # length -> living contexts of that length
-        self._claims: list[Tail] = []  # open rooms
+        self._claims: list[tuple[Tail, Context]] = []  # open rooms, and after what they opened
         self._inserted: tuple[int, int] | None = None  # (start, count) of the open draft
 
     @property
@@ -79,11 +81,10 @@ class KVStore:
         parts = (slice(0, start), slice(start + count, length + count))
         return torch.cat([keys[p] for p in parts]), torch.cat([values[p] for p in parts])
 
-    @torch.inference_mode()
-    def copy(self, length: int) -> KVStore:
-        """Return a new store that holds the first `length` slots."""
+    def copy(self, length: int, room: int) -> KVStore:
+        """Return a new store that holds the first `length` slots and has `room` for more."""
         other = KVStore(self.num_layers)
-        other._reserve(length)
+        other._reserve(length + room)
         for layer in range(self.num_layers):
             held = self.rows(layer, length)
             if held is not None and length:
@@ -111,13 +112,17 @@ class KVStore:
 
     def _grow(self, buffers: list[Tensor | None], layer: int, like: Tensor) -> Tensor:
         old = buffers[layer]
-        if old is None:
-            old = buffers[layer] = like.new_empty(self._capacity, *like.shape[1:])
-        elif old.shape[0] < self._capacity:
-            grown = old.new_empty(self._capacity, *old.shape[1:])
+        if old is not None and old.shape[0] >= self._capacity:
+            return old
+        like = like if old is None else old
+        # A context may begin under inference_mode and go on outside, where tensors that were made
+        # under it cannot be written.
+        with torch.inference_mode(False):
+            grown = like.new_empty(self._capacity, *like.shape[1:])
+        if old is not None:
             grown[: old.shape[0]] = old
-            old = buffers[layer] = grown
-        return old
+        buffers[layer] = grown
+        return grown
 
     def _hold(self, length: int, change: int) -> None:
         self._held[length] += change
@@ -125,39 +130,53 @@ class KVStore:
             del self._held[length]
 
     @contextmanager
-    def _claim(self, tail: Tail) -> Iterator[Tail]:
+    def _claim(self, tail: Tail, context: Context) -> Iterator[Tail]:
         self._reserve(tail.start + tail.count)
-        self._claims.append(tail)
+        claim = (tail, context)
+        self._claims.append(claim)
         try:
             yield tail
         finally:
-            self._claims.remove(tail)
+            self._claims.remove(claim)
 
-    def _claimed(self, start: int, stop: int) -> bool:
-        return any(c.start <= start and stop <= c.start + c.count for c in self._claims)
+    def _claimed(self, tail: Tail, context: Context) -> bool:
+        """Whether the tail lies in an open room of this context, or of one it goes on from."""
+        return any(
+            (context.store is self or context == owner)
+            and room.start <= tail.start
+            and tail.start + tail.count <= room.start + room.count
+            for room, owner in self._claims
+        )
 
     @contextmanager
     def _insert(self, start: int, count: int) -> Iterator[None]:
         """Open `count` slots at `start` and close them again; what stood behind moves aside."""
         stop = self.written
         self._reserve(stop + count)
-        self._move(start, stop, start + count)
-        self._inserted = (start, count)
-        try:
+        # Growing is what may run out of memory, so it comes before anything moves.
+        grown = [
+            self._grow(buffers, layer, buffer)
+            for buffers in (self._keys, self._values)
+            for layer, buffer in enumerate(buffers)
+            if buffer is not None
+        ]
+        with ExitStack() as moves:
+            for buffer in grown:
+                _move(buffer, start, stop, count)
+                moves.callback(_move, buffer, start + count, stop + count, -count)
+            moves.callback(setattr, self, "_inserted", None)
+            self._inserted = (start, count)
             yield
-        finally:
-            self._inserted = None
-            self._move(start + count, stop + count, start)
 
-    @torch.inference_mode()
-    def _move(self, start: int, stop: int, target: int) -> None:
-        if start == stop:
-            return
-        for buffers in (self._keys, self._values):
-            for layer, buffer in enumerate(buffers):
-                if buffer is not None:
-                    moved = buffer[start:stop].clone()  # source and target may overlap
-                    self._grow(buffers, layer, buffer)[target : target + stop - start] = moved
+
+@torch.inference_mode()
+def _move(buffer: Tensor, start: int, stop: int, distance: int) -> None:
+    """Move slots of a buffer, piece by piece, so that next to no memory is needed for it."""
+    pieces = range(start, stop, _PIECE)
+    for first in reversed(pieces) if distance > 0 else pieces:
+        last = min(first + _PIECE, stop)
+        moved = buffer[first:last].clone()  # source and target may overlap
+        buffer[first + distance : last + distance] = moved
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -252,7 +271,7 @@ class Context:
         if count < 1:
             raise ValueError(f"count must be at least 1, got {count}")
         in_place = self.length == self.store.written and not self.store.busy
-        store = self.store if in_place else self.store.copy(self.length)
+        store = self.store if in_place else self.store.copy(self.length, count)
         tail = Tail(
             store=store,
             start=self.length,
@@ -260,23 +279,26 @@ class Context:
             visible=self.length + count,
             position=self.position,
         )
-        with store._claim(tail):
+        with store._claim(tail, self):
             yield tail
 
     def after(self, tail: Tail, block: _Advances, count: int | None = None) -> Context:
         """Keep a written tail of this context; `count` keeps only its first tokens.
 
         Raises:
+            ValueError: if `count` is not within the tail.
             RuntimeError: if the tail is no open room of this context.
         """
         kept = tail.count if count is None else count
-        stop = tail.start + kept
-        if tail.start != self.length or not tail.store._claimed(tail.start, stop):
+        if not 1 <= kept <= tail.count:
+            raise ValueError(f"count must be 1 to {tail.count}, the tail's tokens; got {count}")
+        if tail.start != self.length or not tail.store._claimed(tail, self):
             raise RuntimeError(
                 "this tail is no open room of this context; "
                 "call after() inside the context's own `with context.room(n) as tail` block"
             )
-        return Context(tail.store, stop, self.position + block.advance)
+        advance = min(block.advance, kept)  # a text of which a part is kept
+        return Context(tail.store, self.length + kept, self.position + advance)
 
 
 @contextmanager
@@ -293,15 +315,21 @@ def draft(contexts: Sequence[Context], count: int) -> Iterator[list[Tail]]:
 
     Yields:
         One tail a context, in order.
+
+    Raises:
+        ValueError: if `count` is not positive.
     """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
     with ExitStack() as stack:
         stores: dict[int, tuple[KVStore, int]] = {}
         for context in contexts:
             if id(context.store) in stores:
                 continue
             relatives = [c.length for c in contexts if c.store is context.store]
-            store = context.store.copy(max(relatives)) if context.store.busy else context.store
-            stack.enter_context(_held(store, max(relatives)))
+            longest = max(relatives)
+            store = context.store.copy(longest, count) if context.store.busy else context.store
+            stack.enter_context(_held(store, longest))
             stack.enter_context(store._insert(min(relatives), count))
             stores[id(context.store)] = store, min(relatives)
         yield [
@@ -336,6 +364,7 @@ class NaiveCache:
     def __init__(self, num_layers: int) -> None:
         self.key_cache: dict[int, Tensor | None] = dict.fromkeys(range(num_layers))
         self.value_cache: dict[int, Tensor | None] = dict.fromkeys(range(num_layers))
+        self._context: Context | None = None
 
     @classmethod
     def of(cls, context: Context) -> NaiveCache:
@@ -345,6 +374,7 @@ class NaiveCache:
             rows = context.rows(layer)
             if rows is not None:
                 cache.key_cache[layer], cache.value_cache[layer] = rows
+        cache._context = context  # the rows are views; the context keeps them from being reused
         return cache
 
     @property

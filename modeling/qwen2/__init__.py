@@ -24,6 +24,13 @@ class Qwen2Tokenizer(Qwen2TokenizerFast):
     (NFC), every space included.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # transformers 5 saves the list of markers under this name, which transformers 4 expects
+        # to be a dictionary; the older name is understood by both.
+        if isinstance(kwargs.get("extra_special_tokens"), (list, tuple)):
+            kwargs["additional_special_tokens"] = kwargs.pop("extra_special_tokens")
+        super().__init__(*args, **kwargs)
+
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any

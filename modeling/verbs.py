@@ -1,0 +1,147 @@
+"""What a loop can ask of a checkpoint: read, write, draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from data.transforms import ImageTransform
+from modeling.autoencoder import AutoEncoder
+from modeling.bagel import Bagel
+from modeling.bagel.blocks import patchify, unpatchify
+from modeling.bagel.drawing import draw
+from modeling.context import Context
+from modeling.decoding import Choice, decode
+from modeling.flow import FlowStep, ImageOptions
+
+
+class Verbs:
+    """A model with everything around it that turns texts and images into tokens and back.
+
+    Args:
+        model: the model.
+        vae_model: the autoencoder; it stays on whatever device it is.
+        tokenizer: a Qwen2 tokenizer.
+        vae_transform: size rule and normalisation of images for the autoencoder.
+        vit_transform: the same for the vision encoder.
+        new_token_ids: `bos_token_id`, `eos_token_id`, `start_of_image`, `end_of_image`, as
+            `add_special_tokens` returns them.
+
+    Raises:
+        ValueError: if one of the ids is missing.
+    """
+
+    def __init__(  # noqa: PLR0913 - the published signature
+        self,
+        model: Bagel,
+        vae_model: AutoEncoder,
+        tokenizer: Any,
+        vae_transform: ImageTransform,
+        vit_transform: ImageTransform,
+        new_token_ids: Mapping[str, int],
+    ) -> None:
+        self.model = model
+        self.vae_model = vae_model
+        self.tokenizer = tokenizer
+        self.vae_transform = vae_transform
+        self.vit_transform = vit_transform
+        self.new_token_ids = dict(new_token_ids)
+        names = ("bos_token_id", "eos_token_id", "start_of_image", "end_of_image")
+        missing = [name for name in names if name not in self.new_token_ids]
+        if missing:
+            raise ValueError(
+                f"new_token_ids lacks {', '.join(missing)}; "
+                "pass the second value that add_special_tokens(tokenizer) returns"
+            )
+        self.bos, self.eos = self.new_token_ids["bos_token_id"], self.new_token_ids["eos_token_id"]
+        self.markers = self.new_token_ids["start_of_image"], self.new_token_ids["end_of_image"]
+
+    def encode_text(self, text: str, *, split_special_tokens: bool = True) -> list[int]:
+        """Return a text's ids, without bos and eos; see `update_context_text`."""
+        if not isinstance(text, str):
+            raise TypeError(f"text must be a string, got {type(text).__name__}")
+        return self.tokenizer.encode(text, split_special_tokens=split_special_tokens)
+
+    def read_ids(self, ids: Sequence[int], context: Context) -> tuple[Context, int]:
+        """Read ids as they are.
+
+        Returns:
+            The new context, and the likeliest id to follow.
+        """
+        context, hidden = self.model.read(context, self.model.text_block(ids))
+        return context, int(self.model.logits(hidden[-1:]).argmax())
+
+    def read_latent(self, latent: Tensor, grid: tuple[int, int], context: Context) -> Context:
+        """Read latent tokens (rows * columns, patch values) of a clean image."""
+        return self.model.read(context, self.model.latent_block(latent, grid, self.markers))[0]
+
+    def read_vision(self, image: Image.Image, context: Context) -> Context:
+        """Read an RGB image through the vision encoder."""
+        block = self.model.vit_block(self.vit_transform(image), self.markers)
+        return self.model.read(context, block)[0]
+
+    @torch.inference_mode()
+    def encode_image(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
+        """Turn an image into latent tokens.
+
+        Returns:
+            (rows * columns, patch values), the mean of the posterior, and (rows, columns).
+        """
+        pixels = self.vae_transform(image)
+        grid = self.model.latent_grid(*pixels.shape[-2:])
+        parameter = next(self.vae_model.parameters())
+        latent = self.vae_model.encode(pixels[None].to(parameter))[0]
+        return patchify(latent, self.model.latent_patch_size), grid
+
+    @torch.inference_mode()
+    def decode_image(self, latent: Tensor, image_shape: tuple[int, int]) -> Image.Image:
+        """Turn latent tokens (rows * columns, patch values) into an image of (height, width)."""
+        grid = self.model.latent_grid(*image_shape)
+        parameter = next(self.vae_model.parameters())
+        tokens = latent.to(parameter)
+        pixels = self.vae_model.decode(
+            unpatchify(tokens, grid, self.model.latent_patch_size)[None]
+        )[0]
+        # Truncated, not rounded, as published.
+        levels = (pixels.float() * 0.5 + 0.5).clamp(0, 1).mul(255).to(torch.uint8)
+        return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+    def draw_latent(  # noqa: PLR0913 - three contexts and what to draw in them
+        self,
+        image_shape: tuple[int, int],
+        full: Context,
+        without_text: Context | None,
+        without_images: Context | None,
+        options: ImageOptions,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[FlowStep]:
+        """Draw an image's latent tokens, step by step; see `modeling.bagel.drawing.draw`.
+
+        Args:
+            image_shape: (height, width) in pixels.
+            full: what the image should follow.
+            without_text: the context for text guidance.
+            without_images: the context for image guidance.
+            options: times and guidance.
+            generator: a CPU generator for the initial noise; None is torch's global one.
+        """
+        grid = self.model.latent_grid(*image_shape)
+        size = (grid[0] * grid[1], self.model.patch_latent_dim)
+        return draw(
+            self.model,
+            full=full,
+            without_text=without_text,
+            without_images=without_images,
+            noise=torch.randn(size, generator=generator),
+            grid=grid,
+            markers=self.markers,
+            options=options,
+        )
+
+    def write(self, context: Context, choose: Choice) -> Iterator[tuple[int, Context]]:
+        """Write a new text after a context, token by token; see `modeling.decoding.decode`."""
+        return decode(self.model, context, self.bos, choose)

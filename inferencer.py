@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from itertools import islice, takewhile
 from typing import Any
 
-import torch
 from PIL import Image
 
 from data.data_utils import pil_img2rgb

@@ -7,7 +7,7 @@ Times run from 1 (noise) to 0 (picture). A velocity points from the data to the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -147,7 +147,9 @@ class FlowStep:
     clean: Tensor
 
 
-def integrate(velocity: Velocity, noise: Tensor, times: list[float]) -> Iterator[FlowStep]:
+def integrate(
+    velocity: Velocity, noise: Tensor, times: list[float]
+) -> Generator[FlowStep, Tensor | None, None]:
     """Follow a velocity from noise to data by Euler steps: `x <- x - v * (t - t_next)`.
 
     Args:
@@ -156,7 +158,8 @@ def integrate(velocity: Velocity, noise: Tensor, times: list[float]) -> Iterator
         times: descending, see `schedule`; n times are n - 1 steps.
 
     Yields:
-        The state after each step; the last one holds the result.
+        The state after each step; the last one holds the result. A state that is sent back takes
+        its place.
     """
     latent = noise.float()
     num_steps = len(times) - 1
@@ -164,7 +167,11 @@ def integrate(velocity: Velocity, noise: Tensor, times: list[float]) -> Iterator
         v = velocity(latent, time).float()
         clean = latent - time * v
         latent = latent - v * (time - following)
-        yield FlowStep(index=index, num_steps=num_steps, time=following, latent=latent, clean=clean)
+        step = FlowStep(
+            index=index, num_steps=num_steps, time=following, latent=latent, clean=clean
+        )
+        changed = yield step
+        latent = latent if changed is None else changed.to(latent)
 
 
 @dataclass(eq=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from data.transforms import ImageTransform
 from modeling.autoencoder import AutoEncoder
@@ -60,6 +61,11 @@ class Verbs:
         self.bos, self.eos = self.new_token_ids["bos_token_id"], self.new_token_ids["eos_token_id"]
         self.markers = self.new_token_ids["start_of_image"], self.new_token_ids["end_of_image"]
 
+    @property
+    def max_positions(self) -> int:
+        """The positions that the decoder was made for."""
+        return self.model.language_model.config.max_position_embeddings
+
     def encode_text(self, text: str, *, split_special_tokens: bool = True) -> list[int]:
         """Return a text's ids, without bos and eos; see `update_context_text`."""
         if not isinstance(text, str):
@@ -100,12 +106,27 @@ class Verbs:
     @torch.inference_mode()
     def decode_image(self, latent: Tensor, image_shape: tuple[int, int]) -> Image.Image:
         """Turn latent tokens (rows * columns, patch values) into an image of (height, width)."""
+        return self._decode(self._spread(latent, image_shape))
+
+    @torch.inference_mode()
+    def preview_image(
+        self, latent: Tensor, image_shape: tuple[int, int], max_side: int = 256
+    ) -> Image.Image:
+        """Turn latent tokens into a small image, of at most `max_side` pixels a side."""
+        grid = self._spread(latent, image_shape)
+        scale = max_side / max(image_shape)
+        if scale < 1:
+            grid = functional.interpolate(grid[None], scale_factor=scale, mode="area")[0]
+        return self._decode(grid)
+
+    def _spread(self, latent: Tensor, image_shape: tuple[int, int]) -> Tensor:
+        """Arrange latent tokens as (channels, rows, columns) on the autoencoder's device."""
+        tokens = latent.to(next(self.vae_model.parameters()))
         grid = self.model.latent_grid(*image_shape)
-        parameter = next(self.vae_model.parameters())
-        tokens = latent.to(parameter)
-        pixels = self.vae_model.decode(
-            unpatchify(tokens, grid, self.model.latent_patch_size)[None]
-        )[0]
+        return unpatchify(tokens, grid, self.model.latent_patch_size)
+
+    def _decode(self, latent: Tensor) -> Image.Image:
+        pixels = self.vae_model.decode(latent[None])[0]
         # Truncated, not rounded, as published.
         levels = (pixels.float() * 0.5 + 0.5).clamp(0, 1).mul(255).to(torch.uint8)
         return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
@@ -118,7 +139,7 @@ class Verbs:
         without_images: Context | None,
         options: ImageOptions,
         generator: torch.Generator | None = None,
-    ) -> Iterator[FlowStep]:
+    ) -> Generator[FlowStep, Tensor | None, None]:
         """Draw an image's latent tokens, step by step; see `modeling.bagel.drawing.draw`.
 
         Args:

@@ -7,7 +7,7 @@ from data.output import InterleavedOutput, Segment, Usage
 NASTY = (
     "</script><script>alert(1)</script> <img src=x onerror=alert(1)> & &lt; \"quoted\" 'single'\n"
     "![x](http://example.org/y.png) [z](javascript:alert(1)) `code` ```\n"
-    "# no heading\n\n- no list\n1. no list\n---\n===\n<!-- <![CDATA[ ]]> --> \\<b> \\\\ |a| $x$ ~~s~~\n"
+    "# no heading\n\n- no list\n1. no list\n---\n===\n<!-- --> <![CDATA[ \\<b> \\\\ |a| $x$ ~s~\n"
     "\r\nwindows\r\nold mac\rtab\tNUL\x00 escape\x1b half \ud800 pair \ufffd \u2603 \U0001f642\n"
     "{title} {0} %s &#x3c;script&#x3e; www.example.org https://example.org <https://example.org>\n"
     "    indented\n\t> no quote\u2028next\u0085next\v\f"

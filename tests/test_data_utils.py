@@ -1,11 +1,10 @@
 import io
-import struct
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image
 
 from data.data_utils import pil_img2rgb
 
@@ -256,8 +255,6 @@ def test_a_damaged_entry_beside_the_orientation_does_no_harm():
     exif[0x010F] = "m"  # the maker, whose number then becomes that of the resolution unit
     image = photograph()
     image.info["exif"] = exif.tobytes().replace(b"\x01\x0f\x00\x02", b"\x01\x28\x00\x02")
-    with pytest.raises(struct.error):
-        ImageOps.exif_transpose(image)
     assert pil_img2rgb(image).size == (3, 5)
 
 

@@ -91,6 +91,8 @@ def test_the_whole_text_can_be_read_on_the_page(nasty_html):
 def test_line_breaks_and_paragraphs_are_kept():
     html = InterleavedOutput(["one\ntwo\r\n\r\n  three & four"])._repr_html_()
     assert '<p dir="auto">one<br>two</p>\n<p dir="auto">  three &amp; four</p>' in html
+    html = InterleavedOutput([" \n  one\r\ntwo\rthree \n\t"])._repr_html_()
+    assert '\n<p dir="auto">  one<br>two<br>three</p>\n' in html
 
 
 def test_every_picture_has_alternative_text(tmp_path):

@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import struct
+import zlib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -254,25 +256,26 @@ def test_a_missing_or_damaged_picture_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"result\.json .*001_image\.png is not a readable PNG"):
         InterleavedOutput.load(folder)
     (folder / "001_image.png").unlink()
-    with pytest.raises(ValueError, match=r"result\.json .*001_image\.png is missing"):
+    with pytest.raises(ValueError, match=r"result\.json .*'001_image\.png' is missing"):
         InterleavedOutput.load(folder)
 
 
-@pytest.mark.parametrize("reference", ["../secret.png", "/etc/secret.png", "a/001_image.png"])
+@pytest.mark.parametrize("reference", ["../secret.png", "../story/001_image.png"])
 def test_a_document_cannot_make_us_read_files_elsewhere(tmp_path, reference):
+    Image.new("RGB", (1, 1)).save(tmp_path / "secret.png")
     folder = story().save(tmp_path / "story")
     document = (folder / "result.json").read_text(encoding="utf-8")
     (folder / "result.json").write_text(
         document.replace("001_image.png", reference), encoding="utf-8"
     )
-    with pytest.raises(ValueError, match="is not the name of a picture in its folder"):
+    with pytest.raises(ValueError, match="the picture .* is missing"):
         InterleavedOutput.load(folder)
 
 
 def test_a_page_that_lost_a_picture_says_which(tmp_path):
     path = story().save(tmp_path / "story.html")
     path.write_text(path.read_text("utf-8").replace('data-picture="#picture-1"', ""), "utf-8")
-    with pytest.raises(ValueError, match="the page lacks the picture '#picture-1'"):
+    with pytest.raises(ValueError, match="the picture '#picture-1' is missing"):
         InterleavedOutput.load(path)
 
 
@@ -283,12 +286,20 @@ def test_a_picture_that_is_no_data_uri_or_no_base64_is_refused():
         png_of_uri("data:image/png;base64,????")
 
 
+def test_a_picture_of_absurd_size_is_refused():
+    whole = encode_png(picture(5))
+    header = b"IHDR" + struct.pack(">II", 40_000, 40_000) + whole[24:29]
+    huge = whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+    with pytest.raises(ValueError, match="not a readable PNG picture .*decompression bomb"):
+        decode_png(huge)
+
+
 def test_no_damage_to_a_picture_raises_anything_but_a_value_error():
     whole = encode_png(picture(5))
     damage = random.Random(0)
     complaints = []
-    for _ in range(300):
-        broken = bytearray(whole[: damage.randrange(len(whole) // 2, len(whole) + 1)])
+    for _ in range(3000):
+        broken = bytearray(whole[: damage.randrange(20, len(whole) + 1)])
         broken[damage.randrange(len(broken))] ^= 1 << damage.randrange(8)
         try:
             decode_png(bytes(broken))

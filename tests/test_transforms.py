@@ -78,9 +78,9 @@ def test_sides_are_rounded_to_whole_strides_with_halves_to_the_even_one(size, ex
 
 
 def test_sides_are_rounded_to_whole_pixels_before_whole_strides():
-    """118 x 375 at 112 / 375 is 35.24 x 112: 35 pixels are 2.5 strides, 35.24 are 2.52."""
+    """A fifth of 243 is 48.6: as 49 pixels it makes 3.5 strides, as 48.6 or 48 under 3.5."""
     rule = {"max_size": 112, "min_size": 28, "stride": 14, "max_pixels": 10**6}
-    assert resized_size(118, 375, **rule) == (28, 112)
+    assert resized_size(243, 560, **rule) == (56, 112)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ def draw(  # noqa: PLR0913 - three contexts and what to draw in them
     grid: Grid,
     markers: tuple[int, int],
     options: ImageOptions,
-) -> Iterator[FlowStep]:
+) -> Generator[FlowStep, Tensor | None, None]:
     """Sample the latent tokens of one image.
 
     Nothing is kept in any context, and closing the iterator early leaves all of them as they were.
@@ -38,7 +38,8 @@ def draw(  # noqa: PLR0913 - three contexts and what to draw in them
         options: times and guidance.
 
     Yields:
-        The state after each step; the last one's `latent` is the image.
+        The state after each step; the last one's `latent` is the image. A latent that is sent back
+        takes its place.
 
     Raises:
         ValueError: if a context is missing that the guidance needs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,14 @@ def sincos_table(dim: int, side: int) -> Tensor:
         side: rows and columns of the table.
 
     Returns:
-        (side * side, dim), float32, row by row.
+        (side * side, dim), float32, row by row, on the CPU whatever the default device is.
     """
     quarter = dim // 4
-    # float64, because rounding a frequency shows at distant positions.
-    frequencies = 1 / 10000 ** (torch.arange(quarter, dtype=torch.float64) / quarter)
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
+    # The CPU by name, because a model is often built on the meta device, and no file need bring a
+    # computed table back. float64, because rounding a frequency shows at distant positions.
+    places = torch.arange(max(quarter, side), device="cpu", dtype=torch.float64)
+    frequencies = 1 / 10000 ** (places[:quarter] / quarter)
+    angles = places[:side, None] * frequencies
     line = torch.cat([angles.sin(), angles.cos()], dim=1).float()  # (side, dim / 2)
     columns = line[None, :, :].expand(side, side, -1)
     rows = line[:, None, :].expand(side, side, -1)
@@ -33,7 +36,10 @@ def sincos_table(dim: int, side: int) -> Tensor:
 
 
 class PositionEmbedding(nn.Module):
-    """A fixed sin-cos table: computed, and overwritten by a checkpoint that stores it.
+    """A fixed sin-cos table: computed, and replaced by a state dict that holds one.
+
+    The table is no part of `state_dict()`. Loaders that go by those names, accelerate's among them,
+    then neither miss it in a file that lacks it nor offload it; they pass over a stored one.
 
     Args:
         max_num_patch_per_side: side of the table.
@@ -44,8 +50,19 @@ class PositionEmbedding(nn.Module):
 
     def __init__(self, max_num_patch_per_side: int, hidden_size: int) -> None:
         super().__init__()
-        # A buffer, not a parameter: it is there even where a file lacks it.
-        self.register_buffer("pos_embed", sincos_table(hidden_size, max_num_patch_per_side))
+        table = sincos_table(hidden_size, max_num_patch_per_side)
+        self.register_buffer("pos_embed", table, persistent=False)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        stored = state_dict.pop(f"{prefix}pos_embed", None)
+        if stored is not None:
+            if stored.shape != self.pos_embed.shape:
+                raise ValueError(
+                    f"{prefix}pos_embed must be {tuple(self.pos_embed.shape)}, as its model is "
+                    f"configured, got {tuple(stored.shape)}"
+                )
+            self.pos_embed = stored.to(self.pos_embed.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, positions: Tensor) -> Tensor:
         """Look up (tokens,) positions; the result is (tokens, hidden)."""

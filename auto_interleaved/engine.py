@@ -1,0 +1,191 @@
+"""The loop: read the prompt, write, draw, read what was drawn, write on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from auto_interleaved.contexts import Contexts, Reader, ReadImage
+from auto_interleaved.options import GenerationOptions
+from auto_interleaved.painter import Painter
+from auto_interleaved.progress import Progress
+from auto_interleaved.record import RunRecord
+from auto_interleaved.seeds import Randomness
+from auto_interleaved.writer import Verdict, Writer
+from data.data_utils import pil_img2rgb
+from data.events import Event
+from data.output import FinishReason, Segment
+from data.prompts import ImageInput, ImageRequest, PromptPart, TextInput
+from data.protocols import Protocol
+from inferencer import GEN_THINK_SYSTEM_PROMPT, InterleaveInferencer
+from modeling.decoding import choice
+
+logger = logging.getLogger("auto_interleaved")
+
+_IMAGE_POSITIONS = 2  # a latent block and a vision block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What one run goes by, all of it checked.
+
+    Attributes:
+        options: the caller's.
+        protocol: when to draw, when to stop.
+        image_shape: (height, width) of images where neither the options nor an input image say.
+        progress: keyword arguments for tqdm.
+    """
+
+    options: GenerationOptions
+    protocol: Protocol
+    image_shape: tuple[int, int]
+    progress: Mapping[str, Any]
+
+
+class Run:
+    """One prompt's way through the model.
+
+    `events` is the engine; whatever ends it, `record` holds everything that was made.
+
+    Args:
+        inferencer: the verbs.
+        setting: what the run goes by.
+        record: where the segments go.
+    """
+
+    def __init__(
+        self, inferencer: InterleaveInferencer, setting: Setting, record: RunRecord
+    ) -> None:
+        options = setting.options
+        self._inferencer = inferencer
+        self._setting = setting
+        self._record = record
+        self._reader = Reader(inferencer, setting.protocol)
+        self._progress = Progress(setting.progress)
+        randomness = Randomness(options.seed, options.generator)
+        choose = choice(
+            do_sample=options.do_sample,
+            temperature=options.text_temperature,
+            top_k=options.top_k,
+            top_p=options.top_p,
+            repetition_penalty=options.repetition_penalty,
+            logits_processor=options.logits_processor,
+            generator=randomness.for_texts(inferencer.model.device),
+        )
+        self._writer = Writer(inferencer, self._reader, setting.protocol, options, choose, record)
+        self._painter = Painter(inferencer, options, randomness, self._progress, record)
+        self._shape = options.image_shape or setting.image_shape
+
+    def events(self, parts: Sequence[PromptPart]) -> Generator[Event, None, FinishReason]:
+        """Read the prompt and generate; return why it ended."""
+        try:
+            contexts, reason = yield from self._read(parts)
+            if reason is None:
+                reason = yield from self._generate(contexts)
+            return reason
+        finally:
+            self._progress.close()
+
+    def _read(
+        self, parts: Sequence[PromptPart]
+    ) -> Generator[Event, None, tuple[Contexts, FinishReason | None]]:
+        """Read the caller's texts and images, and draw where the caller asked for it."""
+        contexts = self._reader.empty()
+        options, protocol = self._setting.options, self._setting.protocol
+        for text in (protocol.system_prompt, GEN_THINK_SYSTEM_PROMPT if options.think else None):
+            if text is not None:
+                contexts = self._reader.instruct(contexts, self._ids(text))
+        for part in parts:
+            if isinstance(part, TextInput):
+                contexts = self._read_text(contexts, part.text)
+            elif isinstance(part, ImageInput):
+                contexts = self._read_image(contexts, part)
+            else:
+                assert isinstance(part, ImageRequest)
+                reason = self._refusal(contexts)
+                if reason is not None:
+                    return contexts, reason
+                image = yield from self._painter.draw(contexts, self._shape)
+                contexts = self._see(contexts, image)
+        if options.think:
+            contexts = yield from self._writer.think(contexts)
+        return contexts, None
+
+    def _generate(self, contexts: Contexts) -> Generator[Event, None, FinishReason]:
+        """Write and draw in rounds until the model, the protocol or a limit ends it."""
+        options = self._setting.options
+        pending: ReadImage | None = None  # drawn, and read only if the run goes on
+        separator = ""
+        for _ in range(options.max_interleaved_blocks):
+            if pending is not None:
+                contexts = self._see(contexts, pending)
+                pending, separator = None, ""
+            if contexts.full.position + _IMAGE_POSITIONS + 1 > self._inferencer.max_positions:
+                return "context_full"
+            written = yield from self._writer.write(contexts, separator)
+            contexts, separator = written.contexts, "\n"
+            if written.verdict == "draw":
+                reason = self._refusal(contexts)
+                if reason is not None:
+                    return reason
+                pending = yield from self._painter.draw(contexts, self._shape)
+            elif written.verdict != "more":
+                return self._reason(written.verdict)
+        return "max_blocks"
+
+    def _refusal(self, contexts: Contexts) -> FinishReason | None:
+        """Say why no further image may start, if so."""
+        limits = (self._setting.options.max_images, self._setting.protocol.max_images)
+        if any(limit is not None and self._record.num_images >= limit for limit in limits):
+            return "max_images"
+        if contexts.full.position + _IMAGE_POSITIONS > self._inferencer.max_positions:
+            return "context_full"
+        return None
+
+    def _reason(self, verdict: Verdict) -> FinishReason:
+        if verdict != "stop":
+            assert verdict not in ("draw", "more")
+            return verdict
+        if self._record.num_images or self._setting.options.max_images == 0:
+            return "stop"
+        logger.warning(
+            "the model never asked for a picture: the protocol %r may not be the one that this "
+            "checkpoint was taught; try protocol='bagel' for the published weights, or "
+            "protocol='every-block', which asks nothing of the weights",
+            self._setting.protocol.name,
+        )
+        return "no_image"
+
+    def _ids(self, text: str) -> list[int]:
+        # What the caller asked for by <|vision_start|> was taken out before; the rest is characters.
+        ids = self._inferencer.encode_text(text)
+        return [self._inferencer.bos, *ids, self._inferencer.eos]
+
+    def _read_text(self, contexts: Contexts, text: str) -> Contexts:
+        ids = self._ids(text)
+        contexts = self._reader.read_text(contexts, ids)
+        segment = Segment(kind="text", role="prompt", text=text, token_ids=tuple(ids[1:-1]))
+        self._record.segments.append(segment)
+        self._record.prompt_tokens += len(ids)
+        return contexts
+
+    def _read_image(self, contexts: Contexts, part: ImageInput) -> Contexts:
+        resize = self._inferencer.vae_transform.resize_transform
+        picture = resize(pil_img2rgb(part.image))
+        latent, grid = self._inferencer.encode_image(picture)
+        image = ReadImage(picture=picture, latent=latent, grid=grid, drawn=False)
+        before = contexts.full.length
+        contexts = self._reader.read_image(contexts, image)
+        self._record.segments.append(Segment(kind="image", role="prompt", image=part.image))
+        self._record.prompt_tokens += contexts.full.length - before
+        self._shape = self._setting.options.image_shape or (picture.height, picture.width)
+        return contexts
+
+    def _see(self, contexts: Contexts, image: ReadImage) -> Contexts:
+        """Read a drawn image."""
+        before = contexts.full.length
+        contexts = self._reader.read_image(contexts, image)
+        self._record.image_tokens += contexts.full.length - before
+        return contexts

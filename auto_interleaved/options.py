@@ -1,0 +1,234 @@
+"""The options of a run: their defaults, their rules, and the names they also go by.
+
+Everything that can be told without a model is checked when a `GenerationOptions` is made; the rest
+by `check_against`, still before anything is computed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar, get_args
+
+import torch
+
+from auto_interleaved.option_checks import (
+    Check,
+    choice,
+    cpu_generator,
+    flag,
+    function,
+    instance,
+    integer,
+    number,
+    optional,
+    out_of_range,
+    pair,
+    strings,
+)
+from data.protocols import Protocol, find_protocol
+from modeling.flow import ImageOptions, RenormType
+
+ImageFeedback = Literal["latent", "pixels"]
+OnError = Literal["return", "raise"]
+T = TypeVar("T")
+
+MAX_SEED = 2**63 - 1
+
+ALIASES = {
+    "num_inference_steps": "num_timesteps",
+    "temperature": "text_temperature",
+    "max_new_tokens": "max_text_length",
+    "image_shapes": "image_shape",
+}
+SIDES = ("height", "width")
+
+
+def option(default: T, check: Check) -> T:
+    """Declare an option: its default, and the check that each of its values must pass."""
+    # Typed as dataclasses.field is: by what reading the field gives.
+    declared: T = field(default=default, metadata={"check": check})
+    return declared
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """How a run writes and draws.
+
+    Values are kept in their plain types: numbers as int and float, pairs and lists as tuples, a
+    protocol's name as the protocol, a single stop string as a tuple of one.
+
+    Attributes:
+        max_text_length: tokens of a text block at most, at least 1.
+        max_interleaved_blocks: rounds at most, a text and the image it led to; at least 1.
+        think: write a plan first, which is not part of the result.
+        do_sample: draw tokens; False takes the likeliest.
+        text_temperature: above 0; below 1 sharpens. Plays no part without `do_sample`.
+        cfg_text_scale: see `modeling.flow.ImageOptions`, as the other cfg options.
+        cfg_img_scale: works only with text guidance.
+        cfg_interval: (low, high) in [0, 1]: times at which guidance holds.
+        timestep_shift: how far times lean towards noise; 1 is even.
+        num_timesteps: points on the time line of an image, one more than steps; at least 2.
+        cfg_renorm_min: in [0, 1].
+        cfg_renorm_type: "global", "channel" or "text_channel".
+        image_shape: (height, width) of images in pixels; None: the size of the last input image,
+            else the checkpoint's own.
+        max_think_token_n: tokens of a plan at most, at least 1.
+        protocol: when to draw and when to stop; a preset's name becomes the preset. None: the
+            checkpoint's own.
+        max_images: images at most, 0 for none; None: as the protocol says.
+        stop_strings: a text that contains one of these is the last.
+        top_p: draw among the likeliest tokens that together have this probability, in (0, 1].
+        top_k: draw among so many likeliest tokens; 0 is all.
+        repetition_penalty: above 1 makes tokens less likely that were written before; above 0.
+        logits_processor: takes ids (1, written) and scores (1, vocabulary), returns scores: one
+            function or transformers' LogitsProcessorList.
+        enable_taylorseer: extrapolate two of three evaluations of an image. Faster and lossy.
+        image_feedback: "latent": a drawn image enters the context as the latents it was sampled
+            as; "pixels": as the picture they decode to.
+        seed: 0 to 2**63 - 1: texts and images draw from generators derived from it. None: from
+            `generator`, else from torch's global one.
+        generator: a generator on the CPU to draw from; not together with `seed`.
+        callback_on_step_end: called after each step of an image, by diffusers' convention.
+        on_error: "return" what exists so far, or "raise".
+        preview_every: steps between two previews of an image that is being drawn; 0 for none.
+        split_special_tokens: take special tokens in the prompt for plain characters.
+
+    Raises:
+        TypeError: if an option is of a wrong type.
+        ValueError: if it is out of range, or two of them contradict each other.
+    """
+
+    max_text_length: int = option(500, integer(minimum=1))
+    max_interleaved_blocks: int = option(10, integer(minimum=1))
+    think: bool = option(False, flag)
+    do_sample: bool = option(False, flag)
+    text_temperature: float = option(0.3, number())
+    cfg_text_scale: float = option(4.0, number())
+    cfg_img_scale: float = option(1.5, number())
+    cfg_interval: tuple[float, float] = option((0.4, 1.0), pair(("low", "high"), number()))
+    timestep_shift: float = option(3.0, number())
+    num_timesteps: int = option(50, integer())
+    cfg_renorm_min: float = option(0.0, number())
+    cfg_renorm_type: RenormType = option("global", instance(str, "a string"))
+    image_shape: tuple[int, int] | None = option(None, optional(pair(SIDES, integer(minimum=1))))
+    max_think_token_n: int = option(1000, integer(minimum=1))
+    protocol: Protocol | None = option(None, optional(lambda _, value: find_protocol(value)))
+    max_images: int | None = option(
+        None, optional(integer(minimum=0, hint="None leaves it to the protocol"))
+    )
+    stop_strings: tuple[str, ...] = option((), strings)
+    top_p: float = option(1.0, number(above=0, maximum=1, hint="1 is all tokens"))
+    top_k: int = option(0, integer(minimum=0, hint="0 is all tokens"))
+    repetition_penalty: float = option(1.0, number(above=0, hint="1 is no penalty"))
+    logits_processor: Callable[..., Any] | None = option(
+        None, optional(function("wrap several in transformers.LogitsProcessorList"))
+    )
+    enable_taylorseer: bool = option(False, flag)
+    image_feedback: ImageFeedback = option("latent", choice(*get_args(ImageFeedback)))
+    seed: int | None = option(
+        None,
+        optional(integer(minimum=0, maximum=MAX_SEED, hint="the largest seed is 2**63 - 1")),
+    )
+    generator: torch.Generator | None = option(None, optional(cpu_generator))
+    callback_on_step_end: Callable[..., Any] | None = option(
+        None, optional(function("it takes (inferencer, step, time, callback_kwargs)"))
+    )
+    on_error: OnError = option("return", choice(*get_args(OnError)))
+    preview_every: int = option(0, integer(minimum=0, hint="0 is no preview"))
+    split_special_tokens: bool = option(False, flag)
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            checked = entry.metadata["check"](entry.name, getattr(self, entry.name))
+            object.__setattr__(self, entry.name, checked)
+        self.image_options()  # checks the ranges of what it is made of
+        if self.do_sample and self.text_temperature <= 0:
+            raise out_of_range(
+                "text_temperature",
+                "above 0 with do_sample=True",
+                self.text_temperature,
+                "for the likeliest token set do_sample=False",
+            )
+        if self.seed is not None and self.generator is not None:
+            raise ValueError(
+                f"seed and generator must not be given together, got seed={self.seed}; "
+                "leave one of them out"
+            )
+
+    def image_options(self) -> ImageOptions:
+        """Return what sampling one image takes."""
+        shared = {entry.name: getattr(self, entry.name) for entry in fields(ImageOptions)}
+        return ImageOptions(**shared)
+
+
+def make_options(given: Mapping[str, Any]) -> GenerationOptions:
+    """Make options from keyword arguments, spelled in our way or in another library's.
+
+    `ALIASES` names the other spellings. `height` and `width` together are `image_shape`; both None
+    leave it at None, which is diffusers' way of not giving them. `num_inference_steps` counts the
+    points of the time line, as `num_timesteps` does.
+
+    Args:
+        given: keyword arguments; what is absent has its default.
+
+    Raises:
+        TypeError: if a keyword is unknown, an option is given under two names or is of a wrong
+            type, or one of `height` and `width` is missing.
+        ValueError: if an option is out of range.
+    """
+    known = [entry.name for entry in fields(GenerationOptions)]
+    chosen: dict[str, Any] = {}
+    spelled: dict[str, str] = {}  # each option's name as the caller wrote it
+    for keyword, name, value in _named(given):
+        if name not in known:
+            raise TypeError(_unknown(keyword, [*known, *ALIASES, *SIDES]))
+        if name in chosen:
+            raise TypeError(
+                f"{spelled[name]} and {keyword} must not be given together, they are one option; "
+                f"leave {keyword if keyword != name else spelled[name]} out"
+            )
+        chosen[name], spelled[name] = value, keyword
+    return GenerationOptions(**chosen)
+
+
+def check_against(options: GenerationOptions, *, latent_grid: Callable[[int, int], object]) -> None:
+    """Check what only a model can tell: whether it draws images of the wanted size.
+
+    Args:
+        options: the options of a run.
+        latent_grid: takes (height, width) in pixels and raises a ValueError where the size is no
+            multiple of the model's stride or beyond its position table; `Bagel.latent_grid`.
+
+    Raises:
+        ValueError: if the model draws no images of that size.
+    """
+    if options.image_shape is not None:
+        latent_grid(*options.image_shape)
+
+
+def _named(given: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Yield each keyword as it was written, the name of its option, and its value."""
+    for keyword, value in given.items():
+        if keyword not in SIDES:
+            yield keyword, ALIASES.get(keyword, keyword), value
+    if any(side in given for side in SIDES):
+        yield "height and width", "image_shape", _shape(*(given.get(side) for side in SIDES))
+
+
+def _shape(height: Any, width: Any) -> tuple[Any, Any] | None:
+    if height is None and width is None:
+        return None
+    if height is None or width is None:
+        raise TypeError(
+            f"height and width must be given together, got height={height!r}, width={width!r}; "
+            "give both, or image_shape=(height, width)"
+        )
+    return height, width
+
+
+def _unknown(keyword: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(keyword, known, n=1, cutoff=0.5)
+    remedy = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
+    return f"unknown option {keyword!r}; {remedy}"

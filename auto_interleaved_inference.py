@@ -1,0 +1,236 @@
+"""Text and pictures in one go: the model writes, decides to draw, sees what it drew, writes on."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from os import PathLike
+from typing import Any
+
+import torch
+
+from auto_interleaved.engine import Run, Setting
+from auto_interleaved.options import GenerationOptions, make_options
+from auto_interleaved.record import GenerationError, RunRecord
+from data.events import Event, Finished
+from data.output import InterleavedOutput
+from data.prompts import Prompt, parse_prompt
+from data.protocols import Protocol, find_protocol
+from inferencer import InterleaveInferencer
+from modeling.checkpoint import load_checkpoint
+
+__all__ = ["AutoInterleavedInferencer", "GenerationError", "InterleavedOutput", "Protocol"]
+
+_PUBLISHED = "BAGEL-7B-MoT"  # the one name whose protocol is known without a settings file
+
+
+class AutoInterleavedInferencer(InterleaveInferencer):
+    """Writes texts and draws pictures in one run, deciding when to do which.
+
+    It takes what `InterleaveInferencer` takes and does what that does besides.
+
+    Args:
+        *arguments: model, vae_model, tokenizer, vae_transform, vit_transform, new_token_ids.
+        protocol: how this checkpoint asks for pictures, by preset name or as a `Protocol`.
+        image_shape: (height, width) of pictures where a run does not say; None: 1024 x 1024, or
+            the largest square that the model's position table holds.
+
+    Attributes:
+        last_output: what the last run made, also if it was interrupted.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        protocol: str | Protocol = "native",
+        image_shape: tuple[int, int] | None = None,
+        **named: Any,
+    ) -> None:
+        super().__init__(*arguments, **named)
+        largest = self.model.max_latent_size * self.model.latent_downsample
+        self.protocol = find_protocol(protocol)
+        self.image_shape = image_shape or (min(1024, largest), min(1024, largest))
+        self.model.latent_grid(*self.image_shape)  # refuses a size that does not fit
+        self.last_output: InterleavedOutput | None = None
+        self._progress: dict[str, Any] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained: str | PathLike[str], *, protocol: str | Protocol | None = None, **loading: Any
+    ) -> AutoInterleavedInferencer:
+        """Load a checkpoint.
+
+        Args:
+            pretrained: a directory or a hub id.
+            protocol: how it asks for pictures; None: what the settings file beside the weights
+                names, "bagel" for the published weights, else "native".
+            **loading: see `modeling.checkpoint.load_checkpoint`.
+        """
+        checkpoint = load_checkpoint(pretrained, **loading)
+        published = "bagel" if str(pretrained).rstrip("/").endswith(_PUBLISHED) else "native"
+        shape = checkpoint.settings.get("image_shape")
+        return cls(
+            checkpoint.model,
+            checkpoint.vae_model,
+            checkpoint.tokenizer,
+            checkpoint.vae_transform,
+            checkpoint.vit_transform,
+            checkpoint.new_token_ids,
+            protocol=protocol or checkpoint.settings.get("protocol", published),
+            image_shape=None if shape is None else (shape[0], shape[1]),
+        )
+
+    def set_progress_bar_config(self, **config: Any) -> None:
+        """Set keyword arguments for tqdm, such as `disable=True`."""
+        self._progress = config
+
+    def auto_interleaved_generation(  # noqa: PLR0913 - the promised signature
+        self,
+        prompt: Prompt,
+        max_text_length: int = 500,
+        max_interleaved_blocks: int = 10,
+        think: bool = False,
+        do_sample: bool = False,
+        text_temperature: float = 0.3,
+        cfg_text_scale: float = 4.0,
+        cfg_img_scale: float = 1.5,
+        cfg_interval: Sequence[float] = (0.4, 1.0),
+        timestep_shift: float = 3.0,
+        num_timesteps: int = 50,
+        cfg_renorm_min: float = 0.0,
+        cfg_renorm_type: str = "global",
+        image_shape: tuple[int, int] | None = None,
+        max_think_token_n: int = 1000,
+        *,
+        protocol: str | Protocol | None = None,
+        max_images: int | None = None,
+        stop_strings: Sequence[str] = (),
+        top_p: float = 1.0,
+        top_k: int = 0,
+        repetition_penalty: float = 1.0,
+        logits_processor: Callable[..., Any] | None = None,
+        enable_taylorseer: bool = False,
+        image_feedback: str = "latent",
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        callback_on_step_end: Callable[..., Any] | None = None,
+        on_error: str = "return",
+        **others: Any,
+    ) -> InterleavedOutput:
+        """Write and draw in one go.
+
+        Args:
+            prompt: a text, an image, a list of both, or chat messages. `<|vision_start|>` in a
+                text asks for an image at that place.
+            max_text_length: tokens of a text at most.
+            max_interleaved_blocks: rounds at most; a round is a text and the image it led to.
+            think: write a plan first; it goes to `.thoughts`.
+            do_sample: draw tokens instead of taking the likeliest.
+            text_temperature: above 0; below 1 sharpens.
+            cfg_text_scale: how strongly pictures follow the last text; 1 is off.
+            cfg_img_scale: how strongly they follow earlier pictures; works with text guidance only.
+            cfg_interval: guidance holds where `interval[0] < t <= interval[1]`.
+            timestep_shift: how far times lean towards noise.
+            num_timesteps: points on the time line; one more than steps.
+            cfg_renorm_min: lower bound of the renorm factor.
+            cfg_renorm_type: "global", "channel" or "text_channel".
+            image_shape: (height, width); None: the last input image's size, else the checkpoint's.
+            max_think_token_n: tokens of a plan at most.
+            protocol: when to draw, when to stop; None: the checkpoint's own.
+            max_images: images at most.
+            stop_strings: a text is cut before any of these, and the run ends.
+            top_p: draw among the likeliest tokens of this probability together.
+            top_k: draw among so many likeliest tokens; 0 is all.
+            repetition_penalty: above 1 makes tokens less likely that the text already has.
+            logits_processor: as in transformers: called with ids and scores, returns scores.
+            enable_taylorseer: extrapolate two of three evaluations. Faster and lossy.
+            image_feedback: "latent": sampled latents re-enter as they are; "pixels": decoded,
+                resized and encoded again, as published scripts do.
+            seed: in [0, 2**63); texts and each image get generators of their own from it.
+            generator: a CPU generator for everything instead; with neither, the global one.
+            callback_on_step_end: diffusers' convention: `f(self, step, time, {"latents": ...})`.
+            on_error: "return": what exists so far, with `.error` set; "raise": a
+                `GenerationError` that carries `.partial`.
+            **others: other libraries' spellings: num_inference_steps, temperature,
+                max_new_tokens, height and width; and split_special_tokens=True, which reads
+                `<|vision_start|>` in the prompt as plain characters.
+
+        Returns:
+            Texts and images in order: a list that also knows how it came about.
+
+        Raises:
+            ValueError: on a bad argument, before anything is computed.
+            TypeError: the same.
+            GenerationError: if `on_error="raise"` and the run failed half-way.
+        """
+        arguments = {k: v for k, v in locals().items() if k not in ("self", "prompt", "others")}
+        return _fold(self.stream(prompt, **_changed(arguments), **others))
+
+    def stream(self, prompt: Prompt, **options: Any) -> Iterator[Event]:
+        """Write and draw, and tell of everything as it happens.
+
+        Takes the keywords of `auto_interleaved_generation`, and `preview_every`: after so many
+        steps of an image, an `ImagePreview`; 0 is none. Arguments are checked at once, not when
+        the first event is asked for. Closing the iterator ends the work; what was made is in
+        `last_output`.
+
+        Yields:
+            Events; the last one is `Finished`.
+        """
+        given = make_options(options)
+        setting = Setting(
+            options=given,
+            protocol=self.protocol if given.protocol is None else find_protocol(given.protocol),
+            image_shape=self.image_shape,
+            progress=self._progress,
+        )
+        if given.image_shape is not None:
+            self.model.latent_grid(*given.image_shape)
+        parts = parse_prompt(prompt, split_special_tokens=given.split_special_tokens)
+        record = RunRecord(_config(given, setting.protocol))
+        return self._events(Run(self, setting, record), parts, record, given.on_error)
+
+    def _events(self, run: Run, parts: Any, record: RunRecord, on_error: str) -> Iterator[Event]:
+        try:
+            reason = yield from run.events(parts)
+            self.last_output = record.output(reason)
+        except Exception as error:
+            self.last_output = record.output("error", error)
+            if on_error == "raise":
+                raise GenerationError(self.last_output) from error
+        except BaseException as error:
+            self.last_output = record.output("interrupted", error)
+            raise
+        yield Finished(output=self.last_output)
+
+
+def _changed(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return what the caller gave, so that another library's spelling may stand for a default."""
+    signature = inspect.signature(AutoInterleavedInferencer.auto_interleaved_generation)
+    defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+    return {name: value for name, value in arguments.items() if value is not defaults[name]}
+
+
+def _fold(events: Iterator[Event]) -> InterleavedOutput:
+    """Return what a stream ends in."""
+    for event in events:
+        if isinstance(event, Finished):
+            return event.output
+    raise AssertionError("a stream ends in Finished")
+
+
+def _config(options: GenerationOptions, protocol: Protocol) -> dict[str, Any]:
+    """Return the settings of a run as plain values."""
+    return {**vars(options), "protocol": protocol.name}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; see `auto_interleaved.command_line`."""
+    from auto_interleaved.command_line import run  # noqa: PLC0415
+
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

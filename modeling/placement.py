@@ -1,0 +1,207 @@
+"""Where a model's weights go: one device, several, or left on disk."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from accelerate import dispatch_model, infer_auto_device_map
+from accelerate.utils import get_balanced_memory, offload_weight
+from accelerate.utils.modeling import clean_device_map
+from torch import Tensor, nn
+
+from modeling.bagel import Bagel
+from modeling.weights import DTYPES, Weights
+
+Device = str | int | torch.device
+DeviceMap = Mapping[str, Device]
+
+AUTOMATIC = ("auto", "balanced", "balanced_low_0", "sequential")
+
+# Layers whose parts are added up, and so must be on one device.
+_WHOLE = ["Qwen2MoTDecoderLayer", "SiglipEncoderLayer", "SiglipVisionEmbeddings"]
+
+# What these give is added up or joined to one another's.
+_ENTRANCE = "language_model.model.embed_tokens"
+_TOGETHER = (
+    _ENTRANCE,
+    "time_embedder",
+    "latent_pos_embed",
+    "vae2llm",
+    "llm2vae",
+    "connector",
+    "vit_pos_embed",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """In what dtype and where a model is wanted.
+
+    Attributes:
+        dtype: float32, bfloat16 or float16; None is the dtype that most of the file is stored in.
+        device: one device for everything; None is the CPU.
+        device_map: module name to device, "cpu" or "disk", "" being all others; or one of
+            `AUTOMATIC` for accelerate's choice. Not together with `device`.
+        max_memory: device to bytes, such as {0: "20GiB", "cpu": "60GiB"}; bounds an automatic map.
+        offload_folder: where modules on "disk" are copied to in the dtype that is wanted; None
+            reads them from the checkpoint's own files whenever they are needed.
+
+    Raises:
+        ValueError: the values exclude one another or are not known.
+    """
+
+    dtype: torch.dtype | None = None
+    device: Device | None = None
+    device_map: str | DeviceMap | None = None
+    max_memory: Mapping[int | str, int | str] | None = None
+    offload_folder: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in DTYPES.values():
+            known = ", ".join(str(dtype) for dtype in DTYPES.values())
+            raise ValueError(f"dtype must be None or one of {known}; got {self.dtype!r}")
+        if self.device is not None and self.device_map is not None:
+            raise ValueError(
+                f"device={self.device!r} and device_map={self.device_map!r} exclude each other; "
+                "give the one device, or the map"
+            )
+        if isinstance(self.device_map, str) and self.device_map not in AUTOMATIC:
+            raise ValueError(
+                f"device_map must be a dict or one of {', '.join(AUTOMATIC)}; got "
+                f"{self.device_map!r}; for a single device use device={self.device_map!r}"
+            )
+        if self.max_memory is not None and not isinstance(self.device_map, str):
+            raise ValueError(
+                "max_memory bounds an automatic device_map; give device_map='auto' too"
+            )
+
+    def fill(self, model: Bagel, weights: Weights) -> None:
+        """Put weights into a model that was built without storage.
+
+        Host memory: none beyond the mapped file where the dtype is the stored one, else one model.
+
+        Args:
+            model: on the meta device, except its position tables.
+            weights: what `check_weights` found to fit the model.
+
+        Raises:
+            ValueError: the device map names no module, or leaves one without a device.
+        """
+        dtype = self.dtype or weights.dtype
+        device_map = self._resolved(model, dtype)
+        left = {name for name, _ in model.named_parameters() if _on(name, device_map, "disk")}
+        taken = [name for name in weights.tensors if name not in left]
+        model.load_state_dict(weights.read(taken), strict=False, assign=True)
+        model.to(dtype=dtype)
+        if self.device is not None:
+            model.to(device=self.device)
+        if device_map:
+            self._dispatch(model, weights.read(left), device_map, dtype)
+
+    def _resolved(self, model: Bagel, dtype: torch.dtype) -> dict[str, str | int]:
+        """Return a map without overlaps, which accelerate needs, by the rules of `_TOGETHER`."""
+        if self.device_map is None:
+            return {}
+        wanted = (
+            self._automatic(model, dtype)
+            if isinstance(self.device_map, str)
+            else {name: _plain(device) for name, device in self.device_map.items()}
+        )
+        modules = [name for name, module in model.named_modules() if _has_tensors(module)]
+        _check_names(wanted, model)
+        by_module = {name: _device_of(name, wanted) for name in modules}
+        for name in modules:
+            if name.startswith(_TOGETHER):
+                by_module[name] = by_module[_ENTRANCE]
+        clean_device_map(by_module)
+        return by_module
+
+    def _automatic(self, model: Bagel, dtype: torch.dtype) -> dict[str, str | int]:
+        options = {"no_split_module_classes": _WHOLE, "dtype": dtype}
+        memory = None if self.max_memory is None else dict(self.max_memory)
+        if self.device_map != "sequential":
+            low_zero = self.device_map == "balanced_low_0"
+            memory = get_balanced_memory(model, memory, low_zero=low_zero, **options)
+        return dict(infer_auto_device_map(model, memory, **options))
+
+    def _dispatch(
+        self,
+        model: Bagel,
+        left: dict[str, Tensor],
+        device_map: dict[str, str | int],
+        dtype: torch.dtype,
+    ) -> None:
+        """Send modules to their devices; those kept elsewhere get hooks that fetch them."""
+        main = _main_device(device_map)
+        kept = (
+            {}
+            if main == "cpu"
+            else {
+                name: weight
+                for name, weight in model.state_dict().items()
+                if _on(name, device_map, "cpu")
+            }
+        )
+        copied: dict[str, dict[str, object]] = {}
+        if self.offload_folder is not None:
+            os.makedirs(self.offload_folder, exist_ok=True)
+            for name, weight in left.items():
+                offload_weight(weight.to(dtype), name, self.offload_folder, copied)
+            left = {}
+        dispatch_model(
+            model,
+            device_map,
+            main_device=main,
+            # What is left on disk stays in the mapped file. accelerate would copy it to a folder.
+            state_dict={**kept, **left},
+            offload_index=copied,
+            offload_dir=self.offload_folder,
+        )
+
+
+def _plain(device: Device) -> str | int:
+    """Return a device as accelerate compares it."""
+    return device if isinstance(device, int) or device == "disk" else str(torch.device(device))
+
+
+def _has_tensors(module: nn.Module) -> bool:
+    tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return bool(tensors)
+
+
+def _device_of(name: str, device_map: Mapping[str, str | int]) -> str | int:
+    parts = name.split(".")
+    for length in range(len(parts), -1, -1):
+        prefix = ".".join(parts[:length])
+        if prefix in device_map:
+            return device_map[prefix]
+    raise ValueError(
+        f"device_map has no entry for {name}; add one, or an entry '' for everything else"
+    )
+
+
+def _on(name: str, device_map: Mapping[str, str | int], device: str) -> bool:
+    return bool(device_map) and _device_of(name, device_map) == device
+
+
+def _main_device(device_map: Mapping[str, str | int]) -> str | int:
+    """Return where modules compute that are kept on the CPU or on disk."""
+    computing = [device for device in device_map.values() if device not in ("cpu", "disk")]
+    entrance = _device_of(_ENTRANCE, device_map)
+    if entrance in computing:
+        return entrance
+    return computing[0] if computing else "cpu"
+
+
+def _check_names(device_map: Mapping[str, str | int], model: Bagel) -> None:
+    known = [name for name, _ in model.named_modules()]
+    for name in device_map:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise ValueError(
+                f"device_map: the model has no module {name!r}; did you mean {near!r}?"
+            )

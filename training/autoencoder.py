@@ -1,0 +1,126 @@
+"""The picture book's autoencoder: trained once, then frozen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.picturebook import render, sample_caption
+from data.picturebook.world import random_traits
+from modeling.autoencoder import AutoEncoder, AutoEncoderParams
+
+logger = logging.getLogger("auto_interleaved.training")
+
+PARAMS = AutoEncoderParams(
+    resolution=64,
+    ch=32,
+    ch_mult=(1, 1, 2, 3),
+    num_res_blocks=1,
+    z_channels=16,
+    scale_factor=1.0,
+    shift_factor=0.0,
+)
+_LATENT_NOISE = 0.1  # so that a sampled latent, never quite clean, decodes as well
+
+
+def train_autoencoder(path: Path, *, steps: int, batch_size: int, device: str) -> AutoEncoder:
+    """Train, or go on training, the autoencoder at `path`; return it normalised and frozen.
+
+    Args:
+        path: `training.pt` holds the state to resume from, beside the finished `ae.safetensors`.
+        steps: optimiser steps in all.
+        batch_size: pictures a step.
+        device: where to train.
+    """
+    torch.manual_seed(0)
+    model = AutoEncoder(PARAMS).to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    state_file, first = path.with_suffix(".training.pt"), 0
+    if state_file.exists():
+        state = torch.load(state_file, map_location=device)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["step"]
+    pictures = _pictures(seed=first, batch_size=batch_size)
+    for step in range(first, steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * min(1.0, (step + 1) / 100, max(0.02, 2.5 * (1 - step / steps)))
+        loss = _loss(model, next(pictures).to(device))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % 200 == 0 or step + 1 == steps:
+            torch.save(
+                {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step + 1,
+                },
+                state_file,
+            )
+            quality = psnr(model, next(_pictures(seed=10**9, batch_size=64)).to(device))
+            logger.info("autoencoder step %d loss %.5f psnr %.2f dB", step + 1, loss.detach(), quality)
+    return _finish(model, path)
+
+
+def load_autoencoder(path: Path, device: str) -> AutoEncoder:
+    """Load a finished autoencoder with the normalisation that was measured for it."""
+    tensors = load_file(path, device=device)
+    shift, scale = tensors.pop("shift_factor"), tensors.pop("scale_factor")
+    params = replace(PARAMS, shift_factor=float(shift), scale_factor=float(scale))
+    model = AutoEncoder(params)
+    model.load_state_dict(tensors, assign=True)
+    return model.eval().requires_grad_(False).to(device)
+
+
+@torch.inference_mode()
+def psnr(model: AutoEncoder, pixels: Tensor) -> float:
+    """Return the peak signal-to-noise ratio of reconstructions, in dB over a range of 2."""
+    error = F.mse_loss(model(pixels).clamp(-1, 1), pixels)
+    return float(10 * torch.log10(4 / error))
+
+
+def to_pixels(pictures: list) -> Tensor:
+    """Turn RGB images of one size into (images, 3, height, width) in [-1, 1]."""
+    levels = torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures]))
+    return levels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _loss(model: AutoEncoder, pixels: Tensor) -> Tensor:
+    mean, log_variance = model.encoder(pixels).chunk(2, dim=1)
+    # A weak pull to a unit Gaussian keeps latents smooth and of one scale.
+    spread = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
+    noisy = mean + _LATENT_NOISE * torch.randn_like(mean)
+    decoded = model.decoder(noisy)
+    return F.l1_loss(decoded, pixels) + 2 * F.mse_loss(decoded, pixels) + 1e-3 * spread
+
+
+def _pictures(*, seed: int, batch_size: int) -> Iterator[Tensor]:
+    rng = Random(seed)
+    while True:
+        scenes = [
+            sample_caption(rng, traits=random_traits(rng)).scene for _ in range(batch_size)
+        ]
+        yield to_pixels([render(scene) for scene in scenes])
+
+
+def _finish(model: AutoEncoder, path: Path) -> AutoEncoder:
+    """Measure the latents' mean and scale, and save both beside the weights."""
+    device = str(model.device)
+    with torch.inference_mode():
+        pixels = next(_pictures(seed=10**9 + 1, batch_size=256)).to(device)
+        latent = model.encode(pixels)
+    extras = {"shift_factor": latent.mean(), "scale_factor": 1 / latent.std()}
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file({**tensors, **{k: v.reshape(1).clone() for k, v in extras.items()}}, path)
+    return load_autoencoder(path, device)

@@ -13,6 +13,7 @@ import torch
 from auto_interleaved.engine import Run, Setting
 from auto_interleaved.options import GenerationOptions, make_options
 from auto_interleaved.record import GenerationError, RunRecord
+from auto_interleaved.sizes import check_sizes
 from data.events import Event, Finished
 from data.output import InterleavedOutput
 from data.prompts import Prompt, parse_prompt
@@ -57,7 +58,11 @@ class AutoInterleavedInferencer(InterleaveInferencer):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained: str | PathLike[str], *, protocol: str | Protocol | None = None, **loading: Any
+        cls,
+        pretrained: str | PathLike[str],
+        *,
+        protocol: str | Protocol | None = None,
+        **loading: Any,
     ) -> AutoInterleavedInferencer:
         """Load a checkpoint.
 
@@ -149,7 +154,9 @@ class AutoInterleavedInferencer(InterleaveInferencer):
                 resized and encoded again, as published scripts do.
             seed: in [0, 2**63); texts and each image get generators of their own from it.
             generator: a CPU generator for everything instead; with neither, the global one.
-            callback_on_step_end: diffusers' convention: `f(self, step, time, {"latents": ...})`.
+            callback_on_step_end: diffusers' convention: `f(self, step, time, {"latents": ...})`
+                after each step, whose number counts from 0 and whose time is the one it started
+                from; a dictionary that it returns may hold other latents.
             on_error: "return": what exists so far, with `.error` set; "raise": a
                 `GenerationError` that carries `.partial`.
             **others: other libraries' spellings: num_inference_steps, temperature,
@@ -185,9 +192,8 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             image_shape=self.image_shape,
             progress=self._progress,
         )
-        if given.image_shape is not None:
-            self.model.latent_grid(*given.image_shape)
         parts = parse_prompt(prompt, split_special_tokens=given.split_special_tokens)
+        check_sizes(self, parts, given, self.image_shape)
         record = RunRecord(_config(given, setting.protocol))
         return self._events(Run(self, setting, record), parts, record, given.on_error)
 

@@ -209,12 +209,13 @@ class InterleaveInferencer(Verbs):
             TypeError: if an input is neither a string nor an image.
             ValueError: on a bad option.
         """
+        inputs = _checked(input_lists)
         reading = _Reading(self, image_shapes, understanding_output)
         if think:
             reading.instruct(
                 VLM_THINK_SYSTEM_PROMPT if understanding_output else GEN_THINK_SYSTEM_PROMPT
             )
-        for item in _checked(input_lists):
+        for item in inputs:
             reading.read(item)
         text: list[str | Image.Image] = []
         if think or understanding_output:
@@ -302,6 +303,11 @@ class _Reading:
 
 
 def _checked(inputs: Sequence[str | Image.Image]) -> Sequence[str | Image.Image]:
+    if isinstance(inputs, str | Image.Image):
+        raise TypeError(
+            f"input_lists must be a list of strings and PIL images, got {type(inputs).__name__}; "
+            "put it in a list"
+        )
     for place, item in enumerate(inputs):
         if not isinstance(item, str | Image.Image):
             raise TypeError(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from auto_interleaved.contexts import Contexts, Reader, ReadImage
+from auto_interleaved.draft import Ending
 from auto_interleaved.options import GenerationOptions
 from auto_interleaved.painter import Painter
 from auto_interleaved.progress import Progress
 from auto_interleaved.record import RunRecord
 from auto_interleaved.seeds import Randomness
-from auto_interleaved.writer import Verdict, Writer
+from auto_interleaved.writer import Writer
 from data.data_utils import pil_img2rgb
 from data.events import Event
 from data.output import FinishReason, Segment
@@ -25,6 +27,12 @@ from modeling.decoding import choice
 logger = logging.getLogger("auto_interleaved")
 
 _IMAGE_POSITIONS = 2  # a latent block and a vision block
+_TEXT_POSITIONS = 3  # bos, one token, eos
+_TO_TRY = {
+    "native": "for weights that were trained to write <|vision_start|>",
+    "bagel": "for the published weights",
+    "every-block": "which asks nothing of the weights",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +85,17 @@ class Run:
         self._writer = Writer(inferencer, self._reader, setting.protocol, options, choose, record)
         self._painter = Painter(inferencer, options, randomness, self._progress, record)
         self._shape = options.image_shape or setting.image_shape
+        limits = (options.max_images, setting.protocol.max_images)
+        self._max_images = min((n for n in limits if n is not None), default=math.inf)
 
     def events(self, parts: Sequence[PromptPart]) -> Generator[Event, None, FinishReason]:
         """Read the prompt and generate; return why it ended."""
+        options = self._setting.options
+        if options.cfg_text_scale <= 1 < options.cfg_img_scale:
+            logger.warning(
+                "cfg_img_scale=%s has no effect while cfg_text_scale is at most 1",
+                options.cfg_img_scale,
+            )
         try:
             contexts, reason = yield from self._read(parts)
             if reason is None:
@@ -92,26 +108,41 @@ class Run:
         self, parts: Sequence[PromptPart]
     ) -> Generator[Event, None, tuple[Contexts, FinishReason | None]]:
         """Read the caller's texts and images, and draw where the caller asked for it."""
-        contexts = self._reader.empty()
-        options, protocol = self._setting.options, self._setting.protocol
-        for text in (protocol.system_prompt, GEN_THINK_SYSTEM_PROMPT if options.think else None):
-            if text is not None:
-                contexts = self._reader.instruct(contexts, self._ids(text))
+        contexts, think = self._instructed(), self._setting.options.think
         for part in parts:
+            if think and isinstance(part, ImageRequest):  # a plan comes before all that is made
+                contexts, think = (yield from self._think(contexts)), False
+            ids = self._ids(part.text) if isinstance(part, TextInput) else []
+            if not self._fits(contexts, len(ids) or _IMAGE_POSITIONS):
+                return contexts, "context_full"
             if isinstance(part, TextInput):
-                contexts = self._read_text(contexts, part.text)
+                contexts = self._read_text(contexts, part.text, ids)
             elif isinstance(part, ImageInput):
                 contexts = self._read_image(contexts, part)
+            elif self._record.num_images >= self._max_images:
+                return contexts, "max_images"
             else:
-                assert isinstance(part, ImageRequest)
-                reason = self._refusal(contexts)
-                if reason is not None:
-                    return contexts, reason
                 image = yield from self._painter.draw(contexts, self._shape)
                 contexts = self._see(contexts, image)
-        if options.think:
-            contexts = yield from self._writer.think(contexts)
+        if think:
+            contexts = yield from self._think(contexts)
         return contexts, None
+
+    def _instructed(self) -> Contexts:
+        """Return contexts that hold what is said before the caller's first word."""
+        contexts, options = self._reader.empty(), self._setting.options
+        plan = GEN_THINK_SYSTEM_PROMPT if options.think else None
+        for text in (self._setting.protocol.system_prompt, plan):
+            if text is not None:
+                ids = self._ids(text)
+                contexts = self._reader.instruct(contexts, ids)
+                self._record.prompt_tokens += len(ids)
+        return contexts
+
+    def _think(self, contexts: Contexts) -> Generator[Event, None, Contexts]:
+        if self._fits(contexts, _TEXT_POSITIONS):
+            contexts = yield from self._writer.think(contexts)
+        return contexts
 
     def _generate(self, contexts: Contexts) -> Generator[Event, None, FinishReason]:
         """Write and draw in rounds until the model, the protocol or a limit ends it."""
@@ -122,49 +153,51 @@ class Run:
             if pending is not None:
                 contexts = self._see(contexts, pending)
                 pending, separator = None, ""
-            if contexts.full.position + _IMAGE_POSITIONS + 1 > self._inferencer.max_positions:
+            if not self._fits(contexts, _TEXT_POSITIONS):
                 return "context_full"
             written = yield from self._writer.write(contexts, separator)
-            contexts, separator = written.contexts, "\n"
-            if written.verdict == "draw":
+            contexts, separator = written.contexts, separator if written.is_empty else "\n"
+            verdict = written.verdict
+            if verdict == "draw":
                 reason = self._refusal(contexts)
                 if reason is not None:
                     return reason
                 pending = yield from self._painter.draw(contexts, self._shape)
-            elif written.verdict != "more":
-                return self._reason(written.verdict)
+            elif verdict != "more":
+                return self._reason(verdict)
         return "max_blocks"
 
     def _refusal(self, contexts: Contexts) -> FinishReason | None:
         """Say why no further image may start, if so."""
-        limits = (self._setting.options.max_images, self._setting.protocol.max_images)
-        if any(limit is not None and self._record.num_images >= limit for limit in limits):
+        if self._record.num_images >= self._max_images:
             return "max_images"
-        if contexts.full.position + _IMAGE_POSITIONS > self._inferencer.max_positions:
-            return "context_full"
-        return None
+        return None if self._fits(contexts, _IMAGE_POSITIONS) else "context_full"
 
-    def _reason(self, verdict: Verdict) -> FinishReason:
+    def _fits(self, contexts: Contexts, positions: int) -> bool:
+        """Say whether so many positions are left."""
+        # No context is longer than the full one.
+        return contexts.full.position + positions <= self._inferencer.max_positions
+
+    def _reason(self, verdict: Ending) -> FinishReason:
         if verdict != "stop":
-            assert verdict not in ("draw", "more")
             return verdict
-        if self._record.num_images or self._setting.options.max_images == 0:
+        if self._record.num_images or not self._max_images:
             return "stop"
+        name = self._setting.protocol.name
         logger.warning(
             "the model never asked for a picture: the protocol %r may not be the one that this "
-            "checkpoint was taught; try protocol='bagel' for the published weights, or "
-            "protocol='every-block', which asks nothing of the weights",
-            self._setting.protocol.name,
+            "checkpoint was taught; try %s",
+            name,
+            ", or ".join(f"protocol={n!r} {why}" for n, why in _TO_TRY.items() if n != name),
         )
         return "no_image"
 
     def _ids(self, text: str) -> list[int]:
-        # What the caller asked for by <|vision_start|> was taken out before; the rest is characters.
+        # What the caller asked for by <|vision_start|> is out already; the rest is characters.
         ids = self._inferencer.encode_text(text)
         return [self._inferencer.bos, *ids, self._inferencer.eos]
 
-    def _read_text(self, contexts: Contexts, text: str) -> Contexts:
-        ids = self._ids(text)
+    def _read_text(self, contexts: Contexts, text: str, ids: list[int]) -> Contexts:
         contexts = self._reader.read_text(contexts, ids)
         segment = Segment(kind="text", role="prompt", text=text, token_ids=tuple(ids[1:-1]))
         self._record.segments.append(segment)
@@ -186,6 +219,6 @@ class Run:
     def _see(self, contexts: Contexts, image: ReadImage) -> Contexts:
         """Read a drawn image."""
         before = contexts.full.length
-        contexts = self._reader.read_image(contexts, image)
+        contexts = self._reader.read_image(contexts, self._painter.feed_back(image))
         self._record.image_tokens += contexts.full.length - before
         return contexts

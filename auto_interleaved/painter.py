@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from PIL import Image
 from torch import Tensor
 
 from auto_interleaved.contexts import Contexts, ReadImage
@@ -17,8 +16,9 @@ from auto_interleaved.record import RunRecord
 from auto_interleaved.seeds import Randomness
 from data.events import Event, ImageDone, ImagePreview, ImageStarted, ImageStep
 from data.output import Segment
+from data.segments import describe_error
 from inferencer import InterleaveInferencer
-from modeling.flow import FlowStep
+from modeling.flow import FlowStep, schedule
 
 
 class Painter:
@@ -47,7 +47,7 @@ class Painter:
         self._record = record
 
     def draw(self, contexts: Contexts, shape: tuple[int, int]) -> Generator[Event, None, ReadImage]:
-        """Draw an image of (height, width) and return it, ready to be read.
+        """Draw an image of (height, width) and return it.
 
         A failure leaves a segment that says so, and goes on to the caller.
         """
@@ -63,12 +63,21 @@ class Painter:
             picture = self._inferencer.decode_image(latent, shape)
             segment = replace(segment, image=picture, error=None)
         except Exception as error:
-            segment = replace(segment, error=f"{type(error).__name__}: {error}")
+            segment = replace(segment, error=describe_error(error))
             raise
         finally:
             self._record.segments.append(replace(segment, seconds=time.perf_counter() - started))
         yield ImageDone(index=index, segment=self._record.segments[-1])
-        return self._fed_back(picture, latent, shape)
+        grid = self._inferencer.model.latent_grid(*shape)
+        return ReadImage(picture=picture, latent=latent, grid=grid, drawn=True)
+
+    def feed_back(self, image: ReadImage) -> ReadImage:
+        """Return a drawn image as it is to be read."""
+        if self._options.image_feedback == "latent":
+            return image
+        picture = self._inferencer.vae_transform.resize_transform(image.picture)
+        latent, grid = self._inferencer.encode_image(picture)
+        return replace(image, picture=picture, latent=latent, grid=grid)
 
     def _sample(
         self, contexts: Contexts, index: int, shape: tuple[int, int]
@@ -97,21 +106,36 @@ class Painter:
 
     def _call_back(self, step: FlowStep) -> Tensor | None:
         """Show a step to the caller, in diffusers' convention; return what it changed."""
-        callback = self._options.callback_on_step_end
-        if callback is None:
+        options = self._options
+        if options.callback_on_step_end is None:
             return None
-        answer: dict[str, Any] | None = callback(
-            self._inferencer, step.index - 1, step.time, {"latents": step.latent}
+        index = step.index - 1
+        time = schedule(options.num_timesteps, options.timestep_shift)[index]
+        answer = options.callback_on_step_end(
+            self._inferencer, index, time, {"latents": step.latent}
         )
-        return (answer or {}).get("latents")
+        return _changed_latent(answer, step.latent)
 
-    def _fed_back(self, picture: Image.Image, latent: Tensor, shape: tuple[int, int]) -> ReadImage:
-        inferencer = self._inferencer
-        grid = inferencer.model.latent_grid(*shape)
-        if self._options.image_feedback == "pixels":
-            picture = inferencer.vae_transform.resize_transform(picture)
-            latent, grid = inferencer.encode_image(picture)
-        return ReadImage(picture=picture, latent=latent, grid=grid, drawn=True)
+
+def _changed_latent(answer: Any, latent: Tensor) -> Tensor | None:
+    """Return the latents that a callback wants instead; None where it changes nothing."""
+    if answer is None:
+        return None
+    if not isinstance(answer, Mapping):
+        raise TypeError(
+            'callback_on_step_end must return None or a dictionary, such as {"latents": latents}; '
+            f"got {type(answer).__name__}"
+        )
+    changed = answer.get("latents")
+    if changed is None:
+        return None
+    if not isinstance(changed, Tensor) or changed.shape != latent.shape:
+        given = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+        raise ValueError(
+            f"callback_on_step_end must return latents of shape {tuple(latent.shape)}, as they "
+            f"were shown to it; got {given}"
+        )
+    return changed
 
 
 def _answered(

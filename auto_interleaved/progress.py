@@ -24,10 +24,11 @@ class Progress:
     def image(self, index: int, num_steps: int) -> Iterator[tqdm]:
         """Open the bar of one image's steps; the bar of images appears with the first."""
         if self._images is None:
-            self._images = tqdm(desc="images", unit="image", position=0, **self._config)
-        name = f"image {index + 1}"
-        options = {"leave": False, "position": 1, **self._config}
-        with tqdm(desc=name, total=num_steps, unit="step", **options) as steps:
+            self._images = tqdm(
+                **{"desc": "images", "unit": "image", "position": 0, **self._config}
+            )
+        own = {"desc": f"image {index + 1}", "unit": "step", "position": 1, "leave": False}
+        with tqdm(**{**own, **self._config, "total": num_steps}) as steps:
             yield steps
         self._images.update()
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import TracebackType
 from typing import Any
 
 from data.output import FinishReason, InterleavedOutput, Segment, Usage
 from data.segments import SegmentKind, SegmentRole
+
+_OF_THE_MODEL = ("auto_interleaved", "inferencer", "modeling", "torch", "accelerate")
 
 
 class GenerationError(RuntimeError):
@@ -19,8 +23,11 @@ class GenerationError(RuntimeError):
     """
 
     def __init__(self, partial: InterleavedOutput) -> None:
-        super().__init__(f"generation failed: {partial.error!r}; what was made is in .partial")
+        super().__init__(partial)
         self.partial = partial
+
+    def __str__(self) -> str:
+        return f"generation failed: {self.partial.error!r}; what was made is in .partial"
 
 
 @dataclass(eq=False)
@@ -51,7 +58,11 @@ class RunRecord:
     def output(
         self, finish_reason: FinishReason, error: BaseException | None = None
     ) -> InterleavedOutput:
-        """Return everything so far as the run's output."""
+        """Return everything so far as the run's output.
+
+        The error is relieved of what its traceback keeps alive, see `forget_frames`.
+        """
+        forget_frames(error)
         usage = Usage(
             prompt_tokens=self.prompt_tokens,
             text_tokens=sum(len(s.token_ids) for s in self._made("text", "generated")),
@@ -74,3 +85,36 @@ class RunRecord:
             for segment in self.segments
             if (segment.kind, segment.role, segment.error) == (kind, role, None)
         ]
+
+
+def forget_frames(error: BaseException | None) -> None:
+    """Cut what an error, and whatever led to it, keeps alive of the run that it ended.
+
+    Frames of a traceback hold their local variables and closures, among them contexts: whoever
+    kept the error would keep all keys and values too, and after running out of memory there would
+    never be any again. The lines of the traceback stay, but for those of the model's closures.
+    """
+    seen: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or any(current is other for other in seen):
+            continue
+        seen.append(current)
+        traceback.clear_frames(current.__traceback__)
+        current.__traceback__ = _without_closures(current.__traceback__)
+        waiting += [current.__cause__, current.__context__]
+
+
+def _without_closures(entry: TracebackType | None) -> TracebackType | None:
+    entries = []
+    while entry is not None:
+        module = str(entry.tb_frame.f_globals.get("__name__")).partition(".")[0]
+        # Clearing a frame leaves what its function closes over.
+        if not (entry.tb_frame.f_code.co_freevars and module in _OF_THE_MODEL):
+            entries.append(entry)
+        entry = entry.tb_next
+    kept = None
+    for entry in reversed(entries):
+        kept = TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return kept

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from auto_interleaved.contexts import Contexts, Reader
+from auto_interleaved.draft import Draft, Verdict
 from auto_interleaved.options import GenerationOptions
 from auto_interleaved.record import RunRecord
 from data.events import Event, TextDelta, TextDone, ThoughtDelta
-from data.output import Segment
 from data.protocols import EveryText, Marker, Protocol, Sampled, Written
-from data.segments import SegmentRole
-from data.text_stream import TextStream
+from data.text_stream import Hit, TextStream
 from inferencer import InterleaveInferencer
 from modeling.context import Context
 from modeling.decoding import Choice
-
-Verdict = Literal["draw", "more", "stop", "length", "stop_string", "context_full"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,47 +24,12 @@ class WrittenText:
     Attributes:
         contexts: with the text in them.
         verdict: what follows.
+        is_empty: whether it has no characters.
     """
 
     contexts: Contexts
     verdict: Verdict
-
-
-@dataclass(eq=False, kw_only=True)
-class _Draft:
-    """A text while it is written.
-
-    Attributes:
-        context: what was fed so far.
-        stream: the ids as text.
-        shown: what was released, with what sets it off from the text before.
-        fed: how many of the ids are in `context`.
-        ending: why the text is over; None while it goes on, or where the model ended it.
-    """
-
-    context: Context
-    stream: TextStream
-    shown: str = ""
-    fed: int = 0
-    ending: Verdict | None = None
-    started: float = field(default_factory=time.perf_counter)
-
-    def release(self, text: str) -> str:
-        """Note text as shown, and return it."""
-        self.shown += text
-        return text
-
-    def segment(self, role: SegmentRole) -> Segment:
-        """Return what there is as a segment, held-back text included."""
-        self.release(self.stream.finish())
-        seconds = time.perf_counter() - self.started
-        return Segment(
-            kind="text",
-            role=role,
-            text=self.shown,
-            token_ids=self.stream.ids,
-            seconds=seconds,
-        )
+    is_empty: bool
 
 
 class Writer:
@@ -107,11 +67,15 @@ class Writer:
     def think(self, contexts: Contexts) -> Generator[Event, None, Contexts]:
         """Write a plan, keep it in the full context, and return the new contexts."""
         decode = self._inferencer.tokenizer.decode
-        draft = _Draft(context=contexts.view, stream=TextStream(decode, hidden_ids=self._hidden))
+        draft = Draft(context=contexts.view, stream=TextStream(decode, hidden_ids=self._hidden))
         try:
-            for token in self._tokens(draft, self._options.max_think_token_n):
-                text = draft.release(draft.stream.push(token))
-                yield ThoughtDelta(text=text, token_ids=(token,))
+            limit = self._options.max_think_token_n
+            for token in self._tokens(draft, limit, self._space(contexts)):
+                yield from _thought(*draft.push(token))
+            yield from _thought(*draft.finish())
+        except Exception:
+            yield from _thought(*draft.finish())
+            raise
         finally:
             self._record.segments.append(draft.segment("thought"))
         ids, (after, _) = self._framed(draft), self._close(draft)
@@ -125,17 +89,17 @@ class Writer:
             separator: sets the text's first character off from a text right before it.
         """
         block = self._record.num_texts
-        draft = _Draft(context=contexts.view, stream=self._new_stream())
-        segment = None
+        draft = Draft(context=contexts.view, stream=self._new_stream(), separator=separator)
         try:
-            for token in self._tokens(draft, self._options.max_text_length):
-                yield from _delta(draft, block, draft.stream.push(token), token, separator)
-                draft.ending = draft.ending or self._decided(draft)
+            limit = self._options.max_text_length
+            for token in self._tokens(draft, limit, self._space(contexts)):
+                yield from _delta(block, *draft.push(token))
+                draft.ending = self._decided(draft)
                 if draft.ending is not None:
                     break
-            yield from _delta(draft, block, draft.stream.finish(), None, separator)
+            yield from _delta(block, *draft.finish())
         except Exception:
-            yield from _delta(draft, block, draft.stream.finish(), None, separator)
+            yield from _delta(block, *draft.finish())
             raise
         finally:  # also where the run is interrupted or its iterator closed
             segment = draft.segment("generated")
@@ -144,7 +108,14 @@ class Writer:
         verdict = self._verdict(draft, next_id)
         kept = self._reader.keep_text(contexts, ids, after)
         yield TextDone(block=block, segment=segment, requested_image=verdict == "draw")
-        return WrittenText(contexts=kept, verdict=verdict)
+        return WrittenText(contexts=kept, verdict=verdict, is_empty=not draft.shown)
+
+    def _space(self, contexts: Contexts) -> int:
+        """Return how many tokens of a text still fit, beside its bos and eos.
+
+        Whatever the text is written over, it enters the full context, which is the longest.
+        """
+        return self._inferencer.max_positions - contexts.full.position - 2
 
     def _new_stream(self) -> TextStream:
         trigger = self._protocol.trigger
@@ -156,7 +127,7 @@ class Writer:
             hidden_ids=self._hidden,
         )
 
-    def _tokens(self, draft: _Draft, limit: int) -> Iterator[int]:
+    def _tokens(self, draft: Draft, limit: int, space: int) -> Iterator[int]:
         """Sample ids that belong to the text, until the model ends it or a limit is reached."""
         trigger = self._protocol.trigger
         wants_marker = isinstance(trigger, Sampled) and trigger.in_text
@@ -166,79 +137,87 @@ class Writer:
         ):
             draft.context, draft.fed = context, count - 1
             if token in self._ends:
+                draft.last_id = token
                 return
             if token == start_of_image and wants_marker:
                 draft.ending = "draw"
                 return
             yield token
-            if count == limit:
-                draft.ending = draft.ending or "length"
-                return
-            # This token, the eos and one image's worth of positions must still fit.
-            if context.position + 2 > self._inferencer.max_positions:
-                draft.ending = draft.ending or "context_full"
+            if count >= min(limit, space):
+                draft.ending = "length" if count == limit else "context_full"
                 return
 
-    def _decided(self, draft: _Draft) -> Verdict | None:
+    def _decided(self, draft: Draft) -> Verdict | None:
         """Say whether the text is over although the model did not end it."""
-        hit = draft.stream.hit
-        if hit is not None:
-            return "draw" if hit == "marker" else "stop_string"
-        return _DECISIONS[self._ask(draft, next_id=None)]
+        return _HEARD[draft.stream.hit] or self._ask(draft, next_id=None)
 
-    def _ask(self, draft: _Draft, next_id: int | None) -> str:
+    def _ask(self, draft: Draft, next_id: int | None) -> Verdict | None:
+        """Ask a trigger that is a function; None is to write on."""
         trigger = self._protocol.trigger
         if isinstance(trigger, Sampled | Marker | EveryText):
-            return "write"
-        return trigger(
+            return None
+        answer = trigger(
             Written(
                 token_ids=draft.stream.ids,
-                text=draft.shown,
+                text=draft.stream.text,
                 ended=next_id is not None,
                 next_id=next_id,
                 num_images=self._record.num_images,
             )
         )
+        if not isinstance(answer, str) or answer not in _DECISIONS:
+            raise ValueError(
+                f"the trigger of protocol {self._protocol.name!r} must answer one of "
+                f"{', '.join(_DECISIONS)}; got {answer!r}"
+            )
+        return _DECISIONS[answer]
 
-    def _framed(self, draft: _Draft) -> list[int]:
+    def _framed(self, draft: Draft) -> list[int]:
         """Return all ids of the text with bos and eos, as they stand in the context."""
         return [self._inferencer.bos, *draft.stream.ids, self._inferencer.eos]
 
-    def _close(self, draft: _Draft) -> tuple[Context, int]:
+    def _close(self, draft: Draft) -> tuple[Context, int]:
         """Feed what was sampled but not fed, and eos; return the likeliest id to follow."""
         unfed = draft.stream.ids[draft.fed :]
         return self._inferencer.read_ids([*unfed, self._inferencer.eos], draft.context)
 
-    def _verdict(self, draft: _Draft, next_id: int) -> Verdict:
-        protocol = self._protocol
-        if draft.ending in ("stop", "stop_string", "context_full"):
-            return draft.ending
+    def _verdict(self, draft: Draft, next_id: int) -> Verdict:
+        # A mark that might have become a longer one is heard only when the text is over.
+        ending = _HEARD[draft.stream.hit] or draft.ending
+        if ending in ("stop", "stop_string", "context_full"):
+            return ending
         if draft.stream.is_final:
             return "stop"
-        if isinstance(protocol.trigger, EveryText) or draft.ending == "draw":
+        if isinstance(self._protocol.trigger, EveryText):
             return "draw"
-        if draft.ending == "length":
-            return "length"
-        return self._after_eos(draft, next_id)
+        return ending or self._after_eos(draft, next_id)
 
-    def _after_eos(self, draft: _Draft, next_id: int) -> Verdict:
+    def _after_eos(self, draft: Draft, next_id: int) -> Verdict:
         """Read what the model itself would put after a text that it ended."""
         trigger = self._protocol.trigger
+        if not isinstance(trigger, Sampled | Marker | EveryText):
+            return self._ask(draft, next_id) or "more"
+        if draft.last_id not in (self._inferencer.bos, self._inferencer.eos):
+            return "stop"  # it ended everything, not this text alone
         start_of_image, _ = self._inferencer.markers
         if isinstance(trigger, Sampled) and trigger.after_text and next_id == start_of_image:
             return "draw"
-        if not isinstance(trigger, Sampled | Marker | EveryText):
-            return _DECISIONS[self._ask(draft, next_id)] or "more"
         return "more" if self._protocol.more_text and next_id == self._inferencer.bos else "stop"
 
 
+_HEARD: dict[Hit | None, Verdict | None] = {
+    None: None,
+    "marker": "draw",
+    "stop_string": "stop_string",
+}
 _DECISIONS: dict[str, Verdict | None] = {"write": None, "draw": "draw", "stop": "stop"}
 
 
-def _delta(
-    draft: _Draft, block: int, text: str, token: int | None, separator: str
-) -> Iterator[Event]:
-    """Show text, if there is any; the separator comes with the first."""
+def _delta(block: int, text: str, ids: tuple[int, ...]) -> Iterator[Event]:
     if text:
-        text = draft.release(text if draft.shown else separator + text)
-        yield TextDelta(block=block, text=text, token_ids=() if token is None else (token,))
+        yield TextDelta(block=block, text=text, token_ids=ids)
+
+
+def _thought(text: str, ids: tuple[int, ...]) -> Iterator[Event]:
+    if text:
+        yield ThoughtDelta(text=text, token_ids=ids)

@@ -82,7 +82,8 @@ def to_html(rows: Sequence[Row]) -> str:
     parts = ["<!doctype html><meta charset=utf-8><title>Picture book</title>"]
     parts.append(
         "<style>body{font:15px sans-serif;margin:2em}"
-        "figure{display:inline-block;margin:0 1em 1em 0;vertical-align:top;width:256px}img{width:256px;image-rendering:pixelated}</style>"
+        "figure{display:inline-block;margin:0 1em 1em 0;vertical-align:top;width:256px}"
+        "img{width:256px;image-rendering:pixelated}</style>"
     )
     for row in rows:
         parts.append(f"<h3>{html.escape(row.heading)}</h3>")

@@ -91,7 +91,7 @@ def add_special_tokens(
 def _orientation(image: Image.Image) -> int | None:
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except (SyntaxError, ValueError, struct.error):
+    except (SyntaxError, struct.error):
         return None  # a damaged EXIF block is no reason to refuse the picture
 
 

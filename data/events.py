@@ -108,7 +108,7 @@ class ImagePreview:
     Attributes:
         index: Number of the image in this run, from 0.
         step: Steps done so far.
-        image: The estimate, RGB, in the size of the image to come.
+        image: The estimate, RGB; small, at most 256 pixels a side.
     """
 
     index: int

@@ -89,7 +89,8 @@ class Protocol:
         text_view: what text is written over: the full context, or one in which images are there
             through the vision encoder only.
         without_text: what the context of text guidance holds: everything before the last text; the
-            images alone; what the inputs left, never updated; everything up to the newest image.
+            images alone; what the inputs left, never updated; everything up to the newest image
+            (before there is one, everything before the last text).
         without_images: what the context of image guidance holds: all texts; what the inputs left,
             never updated; everything but the newest image.
     """
@@ -107,7 +108,9 @@ class Protocol:
     without_images: ImageRule = "all_texts"
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.trigger, Sampled | Marker | EveryText) or callable(self.trigger)):
+        known = isinstance(self.trigger, Sampled | Marker | EveryText)
+        # A class can be called as well: EveryText without its parentheses is no trigger.
+        if not known and (isinstance(self.trigger, type) or not callable(self.trigger)):
             raise TypeError(
                 "trigger must be Sampled(), Marker(pattern), EveryText() or a callable, "
                 f"got {self.trigger!r}"
@@ -126,15 +129,47 @@ class Protocol:
                 "reads_latent and reads_vision are both False: "
                 "a drawn image would never be seen again"
             )
-        if self.max_images is not None and self.max_images < 0:
-            raise ValueError(f"max_images must be at least 0, got {self.max_images}")
+        _check_text("name", self.name)
+        if self.system_prompt is not None:
+            _check_text("system_prompt", self.system_prompt)
+        _check_limit(self.max_images)
+        if isinstance(self.final_marks, str | re.Pattern):
+            raise TypeError(
+                f"final_marks must be a tuple of patterns, got {self.final_marks!r} alone; "
+                "put it in ()"
+            )
         marks = (self.trigger.pattern,) if isinstance(self.trigger, Marker) else ()
         for pattern in (*marks, *self.final_marks):
-            if not isinstance(pattern, str | re.Pattern) or pattern in ("", re.compile("")):
-                raise ValueError(
-                    f"a pattern must be a non-empty string or a compiled regular expression, "
-                    f"got {pattern!r}"
-                )
+            _check_pattern(pattern)
+
+
+def _check_text(name: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{name} must be a string, got {type(text).__name__}")
+    if not text.strip():
+        raise ValueError(f"{name} must not be blank, got {text!r}")
+
+
+def _check_pattern(pattern: object) -> None:
+    text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+    if not isinstance(text, str):
+        raise TypeError(
+            "a pattern must be a string or a compiled regular expression over strings, "
+            f"got {pattern!r}"
+        )
+    if not text or (isinstance(pattern, re.Pattern) and pattern.search("")):
+        raise ValueError(
+            f"a pattern must not match the empty text, which is in every text; got {pattern!r}"
+        )
+
+
+def _check_limit(max_images: object) -> None:
+    if max_images is None:
+        return
+    if isinstance(max_images, bool) or not isinstance(max_images, int):
+        raise TypeError(f"max_images must be an integer or None, got {max_images!r}")
+    if max_images < 0:
+        raise ValueError(f"max_images must be at least 0, got {max_images}")
 
 
 PROTOCOLS: dict[str, Protocol] = {

@@ -145,14 +145,9 @@ class TextStream:
 
     def _undecided(self, written: str) -> int:
         """Where the earliest string begins that more text could make a mark; the end if none."""
-        return min(
-            (
-                _open_start(pattern, written, len(self._text))
-                for pattern, _ in self._marks
-                if isinstance(pattern, str)
-            ),
-            default=len(written),
-        )
+        strings = (pattern for pattern, _ in self._marks if isinstance(pattern, str))
+        starts = (_open_start(string, written, len(self._text)) for string in strings)
+        return min(starts, default=len(written))
 
     def _first_mark(self, written: str) -> _Mark | None:
         # A string cannot begin in what was released. A regular expression is looked for in all of
@@ -176,7 +171,6 @@ class TextStream:
         piece = written[shown : mark.start]
         if mark.hit == "marker":
             piece += written[max(mark.end, shown) :] + self._decoder.finish()
-        self._held = ""
         return self._show(piece)
 
     def _show(self, piece: str) -> str:
@@ -258,10 +252,10 @@ def _find(pattern: Pattern, text: str, start: int = 0) -> tuple[int, int] | None
     return match and match.span()
 
 
-def _open_start(literal: str, text: str, start: int) -> int:
-    """Where the longest end of a text begins that is a proper beginning of a string."""
-    first = max(start, len(text) - len(literal) + 1)
-    places = (place for place in range(first, len(text)) if literal.startswith(text[place:]))
+def _open_start(string: str, text: str, start: int) -> int:
+    """Where the longest end of a text begins that is a beginning of the string, but not all."""
+    first = max(start, len(text) - len(string) + 1)
+    places = (place for place in range(first, len(text)) if string.startswith(text[place:]))
     return next(places, len(text))
 
 

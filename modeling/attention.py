@@ -95,7 +95,9 @@ class CachedRows:
         if len(self.rows) == 1:
             return self._attend_row(layer, self.rows[0], text, latent)
         texts = _split(text, [row.num_text for row in self.rows])
-        latents = _split(latent, [row.num_latent for row in self.rows])
+        latents: list[Projected | None] = [None] * len(self.rows)
+        if latent is not None:
+            latents = list(_split(latent, [row.num_latent for row in self.rows]))
         # A draft's rows share their slots: each row reads before the next one writes.
         done = [
             self._attend_row(layer, row, t, n)
@@ -157,9 +159,7 @@ class MaskedSequences:
         return _divide(packed, text.query.shape[0], latent)
 
 
-def _split(tokens: Projected | None, sizes: list[int]) -> list[Projected] | list[None]:
-    if tokens is None:
-        return [None] * len(sizes)
+def _split(tokens: Projected, sizes: list[int]) -> list[Projected]:
     parts = zip(*(x.split(sizes) for x in (tokens.query, tokens.key, tokens.value)), strict=True)
     return [Projected(query=q, key=k, value=v) for q, k, v in parts]
 

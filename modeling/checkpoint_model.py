@@ -30,7 +30,6 @@ PUBLISHED_LATENT_PATCH_SIZE = 2
 PUBLISHED_MAX_LATENT_SIZE = 64
 
 _VIT_LAYER = re.compile(r"vit_model\.vision_model\.encoder\.layers\.(\d+)\.")
-_MAX_WRONG_SHOWN = 5
 
 
 def bagel_config(
@@ -51,7 +50,7 @@ def bagel_config(
         FileNotFoundError: a configuration is missing.
         ValueError: a configuration is not valid, or the activation is unknown.
     """
-    llm_config = _llm_config(directory, weights)
+    llm_config = _llm_config(directory)
     vit_config = _vit_config(directory, weights)
     found = {
         "latent_patch_size": _latent_patch_size(weights, vae_config),
@@ -71,12 +70,11 @@ def bagel_config(
     return config
 
 
-def _llm_config(directory: Path, weights: Weights) -> Qwen2Config:
+def _llm_config(directory: Path) -> Qwen2Config:
     config = Qwen2Config(**read_json(directory / LLM_CONFIG_FILE))
-    # The published file describes the Qwen2 that BAGEL grew out of; scripts set these three.
+    # The published file describes the Qwen2 that BAGEL grew out of; scripts set these.
     config.layer_module = "Qwen2MoTDecoderLayer"
     config.tie_word_embeddings = False
-    config.qk_norm = any(name.endswith(".self_attn.q_norm.weight") for name in weights.tensors)
     return config
 
 
@@ -109,6 +107,7 @@ def empty_model(config: BagelConfig) -> Bagel:
     Args:
         config: with all three parts' configurations.
     """
+    assert config.llm_config is not None
     assert config.vit_config is not None
     with init_empty_weights(include_buffers=False):
         vit_model = SiglipVisionModel(config.vit_config)
@@ -131,15 +130,17 @@ def check_weights(model: Bagel, weights: Weights) -> None:
     tables = {name: tuple(table.shape) for name, table in model.named_buffers()}
     expected = {**needed, **tables}
     stored = weights.tensors
-    shared = expected.keys() & stored.keys()
+    shared = sorted(expected.keys() & stored.keys())
     wrong = [
-        f"{name}: found {stored[name].shape}, expected {expected[name]}"
-        for name in sorted(shared)
+        f"{weights.place(name)}: found {stored[name].shape}, expected {expected[name]}"
+        for name in shared
         if stored[name].shape != expected[name]
     ]
-    strange = sorted(
-        f"{name}: {stored[name].dtype}" for name in shared if not stored[name].loadable
-    )
+    strange = [
+        f"{weights.place(name)}: {stored[name].dtype}"
+        for name in shared
+        if not stored[name].loadable
+    ]
     missing, unexpected = needed.keys() - stored.keys(), stored.keys() - expected.keys()
     faults = [
         ("are missing", _grouped(missing, whole=stored), _advice_on_missing(missing)),

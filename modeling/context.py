@@ -201,6 +201,7 @@ class Tail:
 
     def write(self, layer: int, offset: int, keys: Tensor, values: Tensor) -> None:
         """Put keys and values (tokens, key/value heads, head_dim) at `offset` within the tail."""
+        assert offset + keys.shape[0] <= self.count, "beyond the tail are other contexts' slots"
         self.store.write(layer, self.start + offset, keys, values)
 
     def read(self, layer: int) -> tuple[Tensor, Tensor]:

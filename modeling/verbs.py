@@ -116,7 +116,8 @@ class Verbs:
         grid = self._spread(latent, image_shape)
         scale = max_side / max(image_shape)
         if scale < 1:
-            grid = functional.interpolate(grid[None], scale_factor=scale, mode="area")[0]
+            size = [max(1, int(side * scale)) for side in grid.shape[1:]]  # a strip keeps a row
+            grid = functional.interpolate(grid[None], size=size, mode="area")[0]
         return self._decode(grid)
 
     def _spread(self, latent: Tensor, image_shape: tuple[int, int]) -> Tensor:

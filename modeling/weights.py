@@ -68,6 +68,11 @@ class Weights:
                 sizes[DTYPES[tensor.dtype]] += tensor.stop - tensor.start
         return max(sizes, key=lambda dtype: sizes[dtype])
 
+    def place(self, name: str) -> str:
+        """Return a tensor's name, and which file it is in where there are several."""
+        file = self.tensors[name].file
+        return name if file == self.source else f"{name} in {file.name}"
+
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Map tensors into memory, as stored.
 

@@ -193,6 +193,7 @@ def test_integers_are_scaled_by_the_range_that_holds_them(samples, levels):
         ([float("nan")], [0]),
     ],
 )
+@pytest.mark.filterwarnings("error")  # casting not-a-number to a byte gives what the CPU pleases
 def test_floats_are_scaled_by_the_range_that_holds_them(samples, levels):
     assert grey_levels(Image.fromarray(np.array([samples], dtype=np.float32))) == levels
 
@@ -238,6 +239,7 @@ def test_every_mode_is_turned(mode):
     [
         b"Exif\x00\x00garbage!!",  # no TIFF header
         b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01",  # cut off
+        b"Exif\x00\x00MM\x00*",  # ends where the first offset should be
         b"\x00",
     ],
 )

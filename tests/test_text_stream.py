@@ -141,6 +141,13 @@ def test_however_long_the_text_few_ids_are_decoded_at_a_time(garbage):
     assert longest <= 10
 
 
+def test_ids_that_are_nothing_do_not_break_a_character():
+    """A model has more rows than its tokenizer has tokens, and may sample one of them."""
+    stream = TextStream(decode_bytes)
+    push_all(stream, [b"\xe2", *[b""] * 9, b"\x82", b"\xac"])
+    assert stream.text == "€"
+
+
 LLAMA = decoders.Sequence(
     [
         *(decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()),
@@ -347,8 +354,7 @@ def test_a_regular_expression_is_cut_across_id_borders(chunks):
 
 def test_with_a_regular_expression_the_last_64_characters_wait():
     stream = TextStream("".join, marker=PICTURE)
-    assert stream.push("a" * 64) == ""
-    assert stream.push("bc") == "aa"
+    assert [stream.push(piece) for piece in ("a" * 40, "a" * 24, "bc")] == ["", "", "aa"]
     assert stream.finish() == "a" * 62 + "bc"
 
 
@@ -357,6 +363,19 @@ def test_with_a_regular_expression_strings_still_count():
     assert (stream.text, stream.hit) == ("a  END", "marker")
     stream = write("a END <im", "age 3>", marker=PICTURE, stop_strings=["END"])
     assert (stream.text, stream.hit) == ("a ", "stop_string")
+
+
+def test_with_a_regular_expression_a_longer_string_is_held_back_whole():
+    stop = "<" + "-" * 80 + ">"
+    stream = write("a", stop[:75], stop[75:], marker=PICTURE, stop_strings=[stop])
+    assert (stream.text, stream.hit) == ("a", "stop_string")
+
+
+def test_a_match_of_no_characters_at_the_end_is_hit_when_the_text_is_over():
+    stream = TextStream("".join, stop_strings=[re.compile("(?<=END)")])
+    stream.push("the END")
+    assert stream.finish() == "the END"
+    assert stream.hit == "stop_string"
 
 
 @pytest.mark.parametrize(("kind", "rest"), [("marker", "!"), ("stop_string", "")])

@@ -69,7 +69,9 @@ def train_autoencoder(path: Path, *, steps: int, batch_size: int, device: str) -
                 state_file,
             )
             quality = psnr(model, next(_pictures(seed=10**9, batch_size=64)).to(device))
-            logger.info("autoencoder step %d loss %.5f psnr %.2f dB", step + 1, loss.detach(), quality)
+            logger.info(
+                "autoencoder step %d loss %.5f psnr %.2f dB", step + 1, loss.detach(), quality
+            )
     return _finish(model, path)
 
 
@@ -108,9 +110,7 @@ def _loss(model: AutoEncoder, pixels: Tensor) -> Tensor:
 def _pictures(*, seed: int, batch_size: int) -> Iterator[Tensor]:
     rng = Random(seed)
     while True:
-        scenes = [
-            sample_caption(rng, traits=random_traits(rng)).scene for _ in range(batch_size)
-        ]
+        scenes = [sample_caption(rng, traits=random_traits(rng)).scene for _ in range(batch_size)]
         yield to_pixels([render(scene) for scene in scenes])
 
 

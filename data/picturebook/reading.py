@@ -50,6 +50,8 @@ SCENERIES = tuple(
     (background, Traits(sky, horizon))
     for background, sky, horizon in product(BACKGROUNDS, SKIES, HORIZONS)
 )
+# The horizon lies in the bottom band: the top looks the same for neighbouring sceneries.
+SCENERIES_PER_LOOK = {"top": len(HORIZONS), "bottom": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,12 +90,12 @@ class _Sprites(NamedTuple):
 
 
 class _Half(NamedTuple):
-    """The backdrops of one band at the three columns, and their constant products."""
+    """The looks a backdrop has in one band, at the three columns, and their constant products."""
 
-    blocks: Array  # (sceneries, 3, pixels * 3)
-    cells: Array  # (sceneries, 4, cell pixels * 3)
-    norms: Array  # (sceneries, 4), the squared norms of the cells
-    constants: Array  # (candidates, sceneries, 3)
+    blocks: Array  # (3, pixels * 3, looks)
+    cells: Array  # (looks, 4, cell pixels * 3)
+    norms: Array  # (looks, 4), the squared norms of the cells
+    constants: Array  # (candidates, looks, 3)
 
 
 def read_picture(picture: Image.Image) -> Seen:
@@ -138,7 +140,8 @@ def _sprites() -> _Sprites:
 
 @lru_cache(maxsize=2)
 def _half(band: str) -> _Half:
-    pictures = numpy.stack([to_array(backdrop(*scenery)) for scenery in SCENERIES])
+    sceneries = SCENERIES[:: SCENERIES_PER_LOOK[band]]
+    pictures = numpy.stack([to_array(backdrop(*scenery)) for scenery in sceneries])
     blocks, cells = _cut(pictures, band)
     sprites = _sprites()
     weights = sprites.weights
@@ -146,8 +149,9 @@ def _half(band: str) -> _Half:
     constants = 2 * (sprites.painted * (1 - _per_candidate(weights))) @ flat
     constants += (sprites.painted**2).sum(1)[:, None]
     constants += _per_candidate((weights**2 - 2 * weights) @ flat**2)
-    shape = (len(CANDIDATES), len(SCENERIES), 3)
-    return _Half(blocks, cells, (cells**2).sum(-1), constants.reshape(shape))
+    shape = (len(CANDIDATES), len(sceneries), 3)
+    columns = numpy.ascontiguousarray(blocks.transpose(1, 2, 0))
+    return _Half(columns, cells, (cells**2).sum(-1), constants.reshape(shape))
 
 
 def _per_candidate(per_kind: Array) -> Array:
@@ -172,20 +176,20 @@ def _cut(pictures: Array, band: str) -> tuple[Array, Array]:
 
 
 def _explain(pixels: Array, band: str) -> tuple[Array, Array, Array]:
-    """Squared error of the best layout of a band on each scenery, and what it consists of.
+    """Squared error of the best layout of a band on each look, and what it consists of.
 
     Returns:
-        The error (sceneries,), the best candidate for each column (sceneries, 3), and which
-        columns hold one (sceneries, 3).
+        The error (looks,), the best candidate for each column (looks, 3), and which columns hold
+        one (looks, 3).
     """
     half, sprites = _half(band), _sprites()
     block, cells = _cut(pixels[None], band)
     empty = half.norms + (cells**2).sum(-1) - 2 * numpy.einsum("scv,cv->sc", half.cells, cells[0])
-    products = (block * half.blocks).reshape(len(SCENERIES) * 3, -1)
     # |X - (painted + (1 - weight) B)|^2 - |X - B|^2, expanded.
-    covered = _per_candidate(sprites.weights @ products.T).reshape(half.constants.shape)
-    gains = half.constants + 2 * (covered - (sprites.painted @ block[0].T)[:, None, :])
-    choice = gains.argmin(0)  # (sceneries, 3)
+    covered = (sprites.weights * block[0][:, None, :]) @ half.blocks  # (3, kinds, looks)
+    painted = sprites.painted @ block[0].T  # (candidates, 3)
+    gains = half.constants + 2 * (_per_candidate(covered.transpose(1, 2, 0)) - painted[:, None, :])
+    choice = gains.argmin(0)  # (looks, 3)
     gain = gains.min(0)
     sides = numpy.minimum(gain[:, [0, 2]], 0)
     in_middle = gain[:, 1] < sides.sum(1)
@@ -198,7 +202,8 @@ def _explain(pixels: Array, band: str) -> tuple[Array, Array, Array]:
 
 def _nearest_scene(pixels: Array) -> Scene:
     halves = {band: _explain(pixels, band) for band in BANDS}
-    best = int((halves["top"][0] + halves["bottom"][0]).argmin())
+    errors = [numpy.repeat(halves[band][0], SCENERIES_PER_LOOK[band]) for band in BANDS]
+    best = int((errors[0] + errors[1]).argmin())
     background, traits = SCENERIES[best]
     things = tuple(thing for band in BANDS for thing in _things(halves[band], best, band))
     return Scene(background, things, traits)
@@ -206,10 +211,11 @@ def _nearest_scene(pixels: Array) -> Scene:
 
 def _things(explained: tuple[Array, Array, Array], scenery: int, band: str) -> list[Thing]:
     _, choice, held = explained
+    look = scenery // SCENERIES_PER_LOOK[band]
     return [
-        Thing(*CANDIDATES[int(choice[scenery, index])], f"{band} {column}")
+        Thing(*CANDIDATES[int(choice[look, index])], f"{band} {column}")
         for index, column in enumerate(COLUMNS)
-        if held[scenery, index]
+        if held[look, index]
     ]
 
 

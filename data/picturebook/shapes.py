@@ -80,12 +80,12 @@ SPRITES: dict[str, tuple[Stroke, ...]] = {
         ("ellipse", "light", 10.5, 5.5, 16, 10),
     ),
     "flower": (
-        ("line", "sprout", 16, 15, 16, 29, 2.4),
+        ("line", "sprout", 16, 15, 16, 28, 2.4),
         ("ellipse", "sprout", 7, 22, 16, 27),
         ("ellipse", "sprout", 16, 20.5, 25, 25.5),
-        *_petals(16, 11.4, 5.4, 4.2),
-        ("ellipse", "bark", 12.6, 8, 19.4, 14.8),
-        ("ellipse", "gold", 13.4, 8.8, 18.6, 14),
+        *_petals(16, 12.2, 5.4, 4.2),
+        ("ellipse", "bark", 12.6, 8.8, 19.4, 15.6),
+        ("ellipse", "gold", 13.4, 9.6, 18.6, 14.8),
     ),
     "car": (
         ("polygon", "main", 7.5, 16, 11, 8, 21, 8, 25.5, 16),

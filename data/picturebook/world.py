@@ -121,6 +121,7 @@ class Scene:
         return self.background == other.background and set(self.things) == set(other.things)
 
 
+@lru_cache(maxsize=64)
 def corner_of(place: str) -> tuple[int, int]:
     """The top left pixel of a place, (row, column)."""
     band, column = place.split()
@@ -138,6 +139,7 @@ def related_place(place: str, relation: str) -> str | None:
     return next((other for other in PLACES if relation_between(other, place) == relation), None)
 
 
+@lru_cache(maxsize=64)
 def relation_between(place: str, anchor: str) -> str | None:
     """How `place` lies to `anchor`: "left", "right", "above", "below", or None of these."""
     (row, column), (anchor_row, anchor_column) = corner_of(place), corner_of(anchor)

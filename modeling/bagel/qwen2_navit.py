@@ -77,6 +77,9 @@ class Qwen2MoTAttention(nn.Module):
     Which tokens see which is not decided here: the projected tokens go to `sequences`.
     """
 
+    o_proj: nn.Linear
+    o_proj_moe_gen: nn.Linear
+
     def __init__(self, config: Qwen2Config, layer_idx: int) -> None:
         super().__init__()
         self.layer_idx = layer_idx

@@ -9,7 +9,7 @@ from typing import Any
 # transformers 4 has two tokenizers; the one called Qwen2Tokenizer there reads markers in a list of
 # texts as real tokens whatever split_special_tokens says, and cannot decode an id past its
 # vocabulary. The fast one has neither fault and is what transformers 5 kept, under both names.
-from transformers import Qwen2TokenizerFast  # type: ignore[attr-defined]
+from transformers import Qwen2TokenizerFast
 
 __all__ = ["Qwen2Tokenizer"]
 

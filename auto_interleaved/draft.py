@@ -1,0 +1,69 @@
+"""A text while it is written: what was sampled, what was shown of it, and why it is over."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data.output import Segment
+from data.segments import SegmentRole
+from data.text_stream import TextStream
+from modeling.context import Context
+
+Ending = Literal["stop", "length", "stop_string", "context_full"]
+Verdict = Ending | Literal["draw", "more"]
+
+
+@dataclass(eq=False, kw_only=True)
+class Draft:
+    """A text while it is written.
+
+    Attributes:
+        context: what was fed so far.
+        stream: the ids as text.
+        separator: sets the first character off from a text right before it.
+        shown: what was released, separator included.
+        told: how many of the ids were told of.
+        fed: how many of the ids are in `context`.
+        ending: why the text is over; None while it goes on, or where the model ended it.
+        last_id: the id by which the model ended it; None if it did not.
+    """
+
+    context: Context
+    stream: TextStream
+    separator: str = ""
+    shown: str = ""
+    told: int = 0
+    fed: int = 0
+    ending: Verdict | None = None
+    last_id: int | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    def push(self, token: int) -> tuple[str, tuple[int, ...]]:
+        """Take the next id; return the text that it releases, and the ids since the last text."""
+        return self._released(self.stream.push(token))
+
+    def finish(self) -> tuple[str, tuple[int, ...]]:
+        """Release what was held back, as `push` does."""
+        return self._released(self.stream.finish())
+
+    def _released(self, text: str) -> tuple[str, tuple[int, ...]]:
+        if not text:
+            return "", ()
+        text = text if self.shown else self.separator + text
+        self.shown += text
+        ids, self.told = self.stream.ids[self.told :], len(self.stream.ids)
+        return text, ids
+
+    def segment(self, role: SegmentRole) -> Segment:
+        """Return what there is as a segment, held-back text included."""
+        self.finish()
+        seconds = time.perf_counter() - self.started
+        return Segment(
+            kind="text",
+            role=role,
+            text=self.shown,
+            token_ids=self.stream.ids,
+            seconds=seconds,
+        )

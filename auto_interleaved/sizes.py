@@ -1,0 +1,82 @@
+"""Sizes: whether a model's position tables hold the images that a run is to read and draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from auto_interleaved.options import GenerationOptions, check_against
+from data.prompts import ImageInput, PromptPart
+from data.transforms import ImageTransform, resized_size
+from inferencer import InterleaveInferencer
+
+Size = tuple[int, int]  # (width, height) in pixels
+
+
+def check_sizes(
+    inferencer: InterleaveInferencer,
+    parts: Sequence[PromptPart],
+    options: GenerationOptions,
+    image_shape: tuple[int, int],
+) -> None:
+    """Refuse images that would turn out not to fit half-way through a run.
+
+    Args:
+        inferencer: the model, and the transforms by which it reads.
+        parts: the prompt.
+        options: the options of the run.
+        image_shape: (height, width) of images where neither the options nor the prompt say.
+
+    Raises:
+        ValueError: if the model draws no images of the wanted size, or has no positions for an
+            image at the size that a transform reads it at.
+    """
+    check_against(options, latent_grid=inferencer.model.latent_grid)
+    height, width = options.image_shape or image_shape
+    encoded = [part.image.size for part in parts if isinstance(part, ImageInput)]
+    seen = [(width, height)]
+    if options.image_feedback == "pixels":
+        encoded += seen
+        seen = []
+    seen += [_encoded_at(inferencer, size) for size in encoded]
+    for size in seen:
+        _check_vision(inferencer, size)
+
+
+def _encoded_at(inferencer: InterleaveInferencer, size: Size) -> Size:
+    """Return the size at which the autoencoder reads an image."""
+    width, height = _resized(inferencer.vae_transform, size)
+    try:
+        inferencer.model.latent_grid(height, width)
+    except ValueError as error:
+        raise ValueError(
+            f"an image of {_pixels(size)} is read at {_pixels((width, height))}, where {error}; "
+            "pass a vae_transform that keeps to what the model was made for"
+        ) from error
+    return width, height
+
+
+def _check_vision(inferencer: InterleaveInferencer, size: Size) -> None:
+    model = inferencer.model
+    shown = _resized(inferencer.vit_transform, size)
+    limit = model.vit_max_num_patch_per_side * model.vit_patch_size
+    if max(shown) > limit and not model.config.interpolate_pos:
+        raise ValueError(
+            f"an image of {_pixels(size)} is shown to the vision encoder at {_pixels(shown)}, "
+            f"which must be at most {limit} a side for this model; "
+            "pass a vit_transform that keeps to it"
+        )
+
+
+def _resized(transform: ImageTransform, size: Size) -> Size:
+    resize = transform.resize_transform
+    return resized_size(
+        *size,
+        max_size=resize.max_image_size,
+        min_size=resize.min_image_size,
+        stride=resize.image_stride,
+        max_pixels=resize.max_pixels,
+    )
+
+
+def _pixels(size: Size) -> str:
+    return f"{size[0]} x {size[1]} pixels"

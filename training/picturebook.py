@@ -1,0 +1,146 @@
+"""The picture book as outlines: what share of what, and how its pictures are encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import torch
+
+from data.picturebook import (
+    IMAGE_REQUEST,
+    Scene,
+    Story,
+    render,
+    sample_caption,
+    sample_edit,
+    sample_question,
+    sample_story,
+)
+from inferencer import GEN_THINK_SYSTEM_PROMPT
+from modeling.autoencoder import AutoEncoder
+from modeling.bagel.blocks import patchify
+from training.autoencoder import to_pixels
+from training.samples import EncodedPicture, Outline, Picture, Text
+
+LATENT_PATCH, VISION_PATCH = 2, 16
+_DECODE_NOISE = 0.3  # how far the latents may be off whose decoding the vision encoder sees
+
+
+def caption_outline(rng: Random) -> Outline:
+    """Return a prompt and its one picture, every pixel fixed by the words."""
+    caption = sample_caption(rng)
+    return (
+        Text(text=caption.text, learnt=False),
+        Picture(image=render(caption.scene), drawn=True),
+    )
+
+
+def story_outline(story: Story, think: bool) -> Outline:
+    """Return a story as the loop meets it."""
+    items: list[Text | Picture] = []
+    if story.request.in_place:
+        for step in story.steps:
+            items += [Text(text=step.text, learnt=False), _drawn(step.scene)]
+    else:
+        if think and story.thought is not None:
+            items.append(Text(text=GEN_THINK_SYSTEM_PROMPT, learnt=False))
+        items.append(Text(text=story.prompt, learnt=False))
+        if think and story.thought is not None:
+            items.append(Text(text=f"<think>{story.thought}</think>"))
+        for step in story.steps:
+            items += [Text(text=step.text, following="image"), _drawn(step.scene)]
+    return (*items, Text(text=story.closing, following="end"))
+
+
+def question_outline(rng: Random) -> Outline:
+    """Return a picture, a question and its answer; half of the pictures by vision alone."""
+    sample = sample_question(rng)
+    return (
+        Picture(image=render(sample.scene), drawn=False, latent=rng.random() < 0.5),
+        Text(text=sample.question, learnt=False),
+        Text(text=sample.answer, following="end"),
+    )
+
+
+def edit_outline(rng: Random) -> Outline:
+    """Return a picture, an instruction and what becomes of the picture."""
+    sample = sample_edit(rng)
+    request: tuple[Text, ...] = (Text(text=sample.instruction, learnt=False),)
+    if rng.random() < 0.5:  # through the loop, which writes first; otherwise drawn at once
+        request = (*request, Text(text="Here it is.", following="image"))
+    return (
+        Picture(image=render(sample.before), drawn=False),
+        *request,
+        _drawn(sample.after),
+        Text(text="Done.", following="end"),
+    )
+
+
+def sample_outline(rng: Random, stage: str) -> Outline:
+    """Draw an outline for a stage: "captions" first, "stories" after."""
+    lot = rng.random()
+    if stage == "captions":
+        return caption_outline(rng) if lot < 0.85 else question_outline(rng)
+    if lot < 0.08:
+        return caption_outline(rng)
+    if lot < 0.20:
+        return question_outline(rng)
+    if lot < 0.32:
+        return edit_outline(rng)
+    return story_outline(sample_story(rng), think=rng.random() < 0.15)
+
+
+def texts_for_tokenizer(num_stories: int) -> list[str]:
+    """Return what the tokenizer learns its merges from."""
+    rng = Random(0)
+    outlines = [sample_outline(rng, "stories") for _ in range(num_stories)]
+    texts = [item.text for outline in outlines for item in outline if isinstance(item, Text)]
+    return [part for text in texts for part in text.split(IMAGE_REQUEST)]
+
+
+@torch.inference_mode()
+def encode_pictures(
+    outlines: Sequence[Outline], autoencoder: AutoEncoder, batch_size: int = 64
+) -> list[dict[int, EncodedPicture]]:
+    """Encode the pictures of many outlines at once.
+
+    The vision encoder sees a drawn picture as it will later: decoded from latents that are a
+    little off.
+    """
+    keys = [
+        (number, place)
+        for number, outline in enumerate(outlines)
+        for place, item in enumerate(outline)
+        if isinstance(item, Picture)
+    ]
+    encoded: list[dict[int, EncodedPicture]] = [{} for _ in outlines]
+    for start in range(0, len(keys), batch_size):
+        chosen = keys[start : start + batch_size]
+        items = [outlines[number][place] for number, place in chosen]
+        pixels = to_pixels([item.image for item in items if isinstance(item, Picture)])
+        latents = autoencoder.encode(pixels.to(autoencoder.device))
+        off = torch.rand(len(latents), 1, 1, 1, device=latents.device) * _DECODE_NOISE
+        seen = autoencoder.decode(latents + off * torch.randn_like(latents)).clamp(-1, 1)
+        for row, (number, place) in enumerate(chosen):
+            drawn = isinstance(items[row], Picture) and items[row].drawn  # type: ignore[union-attr]
+            encoded[number][place] = _encoded(
+                latents[row].cpu(), seen[row].cpu() if drawn else pixels[row]
+            )
+    return encoded
+
+
+def _encoded(latent: torch.Tensor, pixels: torch.Tensor) -> EncodedPicture:
+    def grid(image: torch.Tensor, patch: int) -> tuple[int, int]:
+        return image.shape[1] // patch, image.shape[2] // patch
+
+    return EncodedPicture(
+        latent=patchify(latent, LATENT_PATCH).clone(),
+        grid=grid(latent, LATENT_PATCH),
+        patches=patchify(pixels, VISION_PATCH).clone(),
+        patch_grid=grid(pixels, VISION_PATCH),
+    )
+
+
+def _drawn(scene: Scene) -> Picture:
+    return Picture(image=render(scene), drawn=True)

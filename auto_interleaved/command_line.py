@@ -251,8 +251,8 @@ def _finish(output: InterleavedOutput | None, request: Request, screen: Screen) 
 
 def _cause(output: InterleavedOutput) -> str:
     why = _ENDINGS[output.finish_reason]
-    failed = output.finish_reason == "error" and output.error is not None
-    return f"{why}: {describe_error(output.error)}" if failed else why
+    error = output.error if output.finish_reason == "error" else None
+    return why if error is None else f"{why}: {describe_error(error)}"
 
 
 def _counted(output: InterleavedOutput) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 from data.output import FinishReason, InterleavedOutput, Segment, Usage
 from data.segments import SegmentKind, SegmentRole
 
-_OF_THE_MODEL = ("auto_interleaved", "inferencer", "modeling", "torch", "accelerate")
+logger = logging.getLogger("auto_interleaved")
 
 
 class GenerationError(RuntimeError):
@@ -88,33 +88,22 @@ class RunRecord:
 
 
 def forget_frames(error: BaseException | None) -> None:
-    """Cut what an error, and whatever led to it, keeps alive of the run that it ended.
+    """Turn the traceback of an error, and of whatever led to it, into words.
 
-    Frames of a traceback hold their local variables and closures, among them contexts: whoever
-    kept the error would keep all keys and values too, and after running out of memory there would
-    never be any again. The lines of the traceback stay, but for those of the model's closures.
+    Frames hold local variables and closures, and these hold contexts: whoever kept the error would
+    keep all keys and values of the run, and after running out of memory there would never be any
+    again. The words go to the error's notes (from Python 3.11 on) and, for debugging, to the log.
     """
+    if isinstance(error, Exception):
+        logger.debug("generation failed", exc_info=error)
+        if hasattr(error, "add_note"):
+            error.add_note("".join(traceback.format_exception(error)))
     seen: list[BaseException] = []
     waiting = [error]
     while waiting:
         current = waiting.pop()
-        if current is None or any(current is other for other in seen):
-            continue
-        seen.append(current)
-        traceback.clear_frames(current.__traceback__)
-        current.__traceback__ = _without_closures(current.__traceback__)
-        waiting += [current.__cause__, current.__context__]
-
-
-def _without_closures(entry: TracebackType | None) -> TracebackType | None:
-    entries = []
-    while entry is not None:
-        module = str(entry.tb_frame.f_globals.get("__name__")).partition(".")[0]
-        # Clearing a frame leaves what its function closes over.
-        if not (entry.tb_frame.f_code.co_freevars and module in _OF_THE_MODEL):
-            entries.append(entry)
-        entry = entry.tb_next
-    kept = None
-    for entry in reversed(entries):
-        kept = TracebackType(kept, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-    return kept
+        if current is not None and not any(current is other for other in seen):
+            seen.append(current)
+            traceback.clear_frames(current.__traceback__)
+            current.__traceback__ = None
+            waiting += [current.__cause__, current.__context__]

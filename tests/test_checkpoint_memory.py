@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 # no counter, so a thread looks at it all the time. One process measures everything, because most of
 # the time goes into starting it.
 MEASURE = """
-import json, sys, threading
+import json, os, sys, threading
 import torch
 from modeling.checkpoint import load_checkpoint
 
@@ -38,6 +38,10 @@ def peak_and_size(directory, dtype):
     def watch():
         while not done.is_set():
             seen.append(anonymous())
+            if seen[-1] > 2**30:  # before a mistake takes the whole machine's memory
+                sys.stderr.write("more than 1 GiB of anonymous memory")
+                sys.stderr.flush()
+                os._exit(1)
     thread = threading.Thread(target=watch)
     thread.start()
     model = load_checkpoint(directory, dtype=dtype).model

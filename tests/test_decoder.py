@@ -11,6 +11,7 @@ from torch import Tensor
 from modeling.bagel import Bagel, Qwen2ForCausalLM
 from modeling.bagel.blocks import Block
 from modeling.bagel.config import rope_theta
+from modeling.bagel.qwen2_navit import rotate
 from modeling.context import Context
 from tests.builders import MARKERS, VOCABULARY, noise_of, read_ids, toy_bagel, toy_llm_config
 
@@ -147,20 +148,41 @@ def test_a_text_advances_by_its_tokens_and_an_image_by_one(model: Bagel) -> None
     assert (context.length, context.position) == (25, 11)
 
 
-def test_keys_of_an_image_carry_the_position_it_stands_at(model: Bagel) -> None:
-    """Equal images after 3 and after 8 tokens: their first keys differ by a turn of 5 positions."""
-    first, second = (read_ids(model, model.new_context(), IDS[:n]) for n in (3, 8))
-    keys = []
-    for context in (first, second):
-        after, _ = model.read(context, latent_block(model))
-        rows = after.rows(0)
-        assert rows is not None
-        keys.append(rows[0][context.length :])
-    half = keys[0].shape[-1] // 2
+def keys_after(model: Bagel, before: int, block: Block) -> Tensor:
+    """Return the first layer's keys of a block that stands at position `before`."""
+    context, _ = model.read(read_ids(model, model.new_context(), IDS[:before]), block)
+    rows = context.rows(0)
+    assert rows is not None
+    return rows[0][before:]
+
+
+@pytest.mark.parametrize("position", [1, 7])
+def test_all_tokens_of_an_image_share_one_position(model: Bagel, position: int) -> None:
+    """A first layer's keys know nothing but token and position."""
+    alone = [keys_after(model, position, model.text_block([marker])) for marker in MARKERS]
+    latent, vision = latent_block(model), model.vit_block(PIXELS, MARKERS)
+    for block in (latent, vision):
+        assert_close(keys_after(model, position, block)[:2], torch.cat(alone))
+    features = Block(text=vision.text[2:])
+    one_by_one = [Block(text=row[None]) for row in features.text]
+    expected = [keys_after(model, position, block) for block in one_by_one]
+    assert_close(keys_after(model, position, vision)[2:], torch.cat(expected))
+    layer = model.language_model.model.layers[0]
+    attention, angles = layer.self_attn, model.language_model.model.rotary(torch.tensor([position]))
+    assert latent.latent is not None
+    with torch.inference_mode():
+        keys = attention.k_proj_moe_gen(layer.input_layernorm_moe_gen(latent.latent))
+        keys = attention.k_norm_moe_gen(keys.unflatten(-1, (-1, attention.head_dim)))
+    assert_close(keys_after(model, position, latent)[2:], rotate(keys, angles))
+
+
+def test_the_same_image_later_has_keys_turned_by_the_distance(model: Bagel) -> None:
+    first, second = (keys_after(model, position, latent_block(model)) for position in (3, 8))
+    half = first.shape[-1] // 2
     angles = (8 - 3) / rope_theta(model.language_model.config) ** (torch.arange(half) / half)
     cos, sin = angles.cos(), angles.sin()
-    a, b = keys[0].chunk(2, dim=-1)
-    assert_close(keys[1], torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1))
+    a, b = first.chunk(2, dim=-1)
+    assert_close(second, torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1))
 
 
 def test_tokens_of_an_image_see_one_another_whatever_their_order(model: Bagel) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import pickle
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,10 +79,10 @@ def head(parts: Any) -> nn.Module:
 
 
 WRITTEN = [len(encoded(text)) + 2 for text in ("One", "Two", "Three")]
-READ = 1 + 2  # the caller's text and the two blocks of the caller's image
+READ = 1 + 2  # calls for the caller's text and for the two blocks of the caller's image
 EVALUATIONS = 2 * 3  # of one image: two steps over three contexts
-KEPT = 1  # the written text, for the context without images
-FIRST_IMAGE = READ + 1 + WRITTEN[0] + KEPT  # the context without images reads the prompt as well
+KEPT = 1  # the written text, once more for the context without images
+FIRST_IMAGE = READ + WRITTEN[0] + KEPT
 OUT_OF_MEMORY = torch.OutOfMemoryError("out of memory")
 FAILURES = {
     "the caller's image cannot be encoded": Failure(
@@ -109,7 +110,7 @@ FAILURES = {
     ),
     "the decoder fails while a text is written": Failure(
         decoder,
-        FIRST_IMAGE + EVALUATIONS + 2 + 3,  # bos and the first token were fed
+        FIRST_IMAGE + EVALUATIONS + 2 + 3,
         RuntimeError("decoder"),
         ["One", "*", "Tw"],
     ),
@@ -315,8 +316,18 @@ def test_a_failure_leaves_no_keys_and_values_behind(
     with failing(failure.part(inferencer), failure.call, failure.error):
         output = run(inferencer)
     assert output.error is failure.error
-    assert output.error.__traceback__ is not None  # where it happened can still be told
     assert stores() == 0
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="errors have no notes there")
+def test_where_a_failure_happened_is_told_in_words() -> None:
+    """The words of the error itself stay as they are."""
+    inferencer = ScriptedInferencer()
+    with failing(decoder(inferencer), FIRST_IMAGE + 1, RuntimeError("decoder")):
+        output = run(inferencer)
+    assert str(output.error) == "decoder"
+    [words] = output.error.__notes__  # type: ignore[union-attr]
+    assert "modeling/bagel/drawing.py" in words.replace("\\", "/")
 
 
 def test_a_raised_failure_leaves_no_keys_and_values_behind(stores: Callable[[], int]) -> None:

@@ -90,7 +90,7 @@ def run(
     """Write, draw, write, draw, write."""
     texts = [*first, *(asking(protocol, text) for text in WRITTEN)]
     inferencer = ScriptedInferencer(*texts, protocol=protocol)
-    return inferencer, generate(inferencer, prompt, max_images=2, **options)
+    return inferencer, generate(inferencer, prompt, max_images=2, num_timesteps=2, **options)
 
 
 class ByHand:

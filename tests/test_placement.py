@@ -78,6 +78,8 @@ def test_another_dtype_reaches_what_is_left_on_disk(tmp_path: Path) -> None:
         left = load_golden_checkpoint(dtype=torch.bfloat16, device_map={"": "disk"}, **options)
         assert left.model.dtype == torch.bfloat16
         assert torch.equal(prompt_logits(left.model), prompt_logits(whole.model))
+    copied = sum(path.stat().st_size for path in tmp_path.glob("*.dat"))
+    assert copied == 2 * sum(weight.numel() for weight in golden_weights().values())
 
 
 def test_stored_position_tables_are_used_under_a_device_map(tmp_path: Path) -> None:
@@ -99,7 +101,8 @@ class TestAMainDevice:
 
     @pytest.fixture
     def checkpoint(self) -> Checkpoint:
-        device_map = {"": "meta", "vit_model": "cpu", f"{LAYERS}.1": "cpu", f"{LAYERS}.2": "disk"}
+        kept = torch.device("cpu")
+        device_map = {"": "meta", "vit_model": kept, f"{LAYERS}.1": "cpu", f"{LAYERS}.2": "disk"}
         return load_golden_checkpoint(device_map=device_map)
 
     def test_is_where_tokens_enter_and_the_autoencoder_is(self, checkpoint: Checkpoint) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import init_empty_weights
+from accelerate import init_empty_weights, load_checkpoint_and_dispatch
 from accelerate.utils import BnbQuantizationConfig, load_and_quantize_model
 from PIL import Image
 from torch import Tensor
@@ -62,10 +62,24 @@ def test_the_sequence_gives_the_golden_answers(example: ModuleType, tmp_path: Pa
 
 
 def test_it_does_so_with_most_of_the_model_on_disk(example: ModuleType, tmp_path: Path) -> None:
-    """The file lacks the position tables, which accelerate then looked for among the offloaded."""
     inferencer = example.start(example.parse(typed(tmp_path, "--max-memory", "600KB")))
     assert {"cpu", "disk"} == set(inferencer.model.hf_device_map.values())
     assert_golden_answers(inferencer, "edit", "think")
+
+
+def test_computed_tables_are_not_looked_for_among_offloaded_weights(
+    example: ModuleType, tmp_path: Path
+) -> None:
+    """`offload_buffers=True` made accelerate ask the file for tables that it does not store."""
+    model, _ = example.build_model(example.parse(typed(tmp_path)))
+    weights = str(GOLDEN_CHECKPOINT / "ema.safetensors")
+    device_map = {name: "disk" for name, _ in model.named_children()} | {"connector": "cpu"}
+    filled = load_checkpoint_and_dispatch(
+        model, weights, device_map, offload_folder=tmp_path, offload_buffers=True
+    )
+    inferencer = example.start(example.parse(typed(tmp_path)))
+    inferencer.model = filled.eval()
+    assert_golden_answers(inferencer, "edit")
 
 
 @pytest.mark.parametrize("memory", ["1GB", "600KB"])

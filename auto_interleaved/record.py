@@ -94,7 +94,7 @@ def forget_frames(error: BaseException | None) -> None:
     keep all keys and values of the run, and after running out of memory there would never be any
     again. The words go to the error's notes (from Python 3.11 on) and, for debugging, to the log.
     """
-    if isinstance(error, Exception):
+    if isinstance(error, Exception) and error.__traceback__ is not None:
         logger.debug("generation failed", exc_info=error)
         if hasattr(error, "add_note"):
             error.add_note("".join(traceback.format_exception(error)))

@@ -106,13 +106,12 @@ class Placement:
         """Return a map without overlaps, which accelerate needs, by the rules of `_TOGETHER`."""
         if self.device_map is None:
             return {}
-        wanted = (
-            self._automatic(model, dtype)
-            if isinstance(self.device_map, str)
-            else {name: _plain(device) for name, device in self.device_map.items()}
-        )
-        modules = [name for name, module in model.named_modules() if _has_tensors(module)]
+        if isinstance(self.device_map, str):
+            wanted = self._automatic(model, dtype)
+        else:
+            wanted = {name: _plain(device) for name, device in self.device_map.items()}
         _check_names(wanted, model)
+        modules = [name for name, module in model.named_modules() if _has_tensors(module)]
         by_module = {name: _device_of(name, wanted) for name in modules}
         for name in modules:
             if name.startswith(_TOGETHER):
@@ -137,15 +136,9 @@ class Placement:
     ) -> None:
         """Send modules to their devices; those kept elsewhere get hooks that fetch them."""
         main = _main_device(device_map)
-        kept = (
-            {}
-            if main == "cpu"
-            else {
-                name: weight
-                for name, weight in model.state_dict().items()
-                if _on(name, device_map, "cpu")
-            }
-        )
+        kept: dict[str, Tensor] = {}
+        if main != "cpu":  # else the CPU is where they compute
+            kept = {n: w for n, w in model.state_dict().items() if _on(n, device_map, "cpu")}
         copied: dict[str, dict[str, object]] = {}
         if self.offload_folder is not None:
             os.makedirs(self.offload_folder, exist_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from auto_interleaved_inference import AutoInterleavedInferencer, main
@@ -229,6 +230,20 @@ def test_an_interruption_while_loading_is_no_traceback(
     monkeypatch.setattr(AutoInterleavedInferencer, "from_pretrained", press_ctrl_c)
     done = ran("Tell me.", "--model", model)
     assert (done.code, done.err) == (1, "auto-interleaved: interrupted\n")
+
+
+def test_a_model_that_does_not_fit_is_told_in_one_line(
+    model: str, ran: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_too_large(*arguments: Any, **named: Any) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 29 GB")
+
+    monkeypatch.setattr(AutoInterleavedInferencer, "from_pretrained", is_too_large)
+    done = ran("Tell me.", "--model", model)
+    assert done.code == 2
+    assert done.err == (
+        "auto-interleaved: --device: the model does not fit there (tried to allocate 29 GB)\n"
+    )
 
 
 def test_a_disk_that_fails_at_the_end_is_told(

@@ -61,6 +61,7 @@ class Failure:
         call: at which of its calls.
         error: what happens there.
         made: what exists by then.
+        last_error: what the record of the last piece says.
     """
 
     part: Callable[[Any], nn.Module]

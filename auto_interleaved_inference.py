@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from auto_interleaved.command_line import run
 from auto_interleaved.engine import Run, Setting
 from auto_interleaved.options import GenerationOptions, make_options
 from auto_interleaved.record import GenerationError, RunRecord
@@ -233,9 +234,7 @@ def _config(options: GenerationOptions, protocol: Protocol) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; see `auto_interleaved.command_line`."""
-    from auto_interleaved.command_line import run  # noqa: PLC0415
-
-    return run(arguments)
+    return run(arguments, AutoInterleavedInferencer.from_pretrained)
 
 
 if __name__ == "__main__":

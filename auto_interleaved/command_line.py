@@ -5,13 +5,12 @@ The story goes to standard output, everything about it to standard error.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, TextIO
 
@@ -43,11 +42,12 @@ _ENDINGS: dict[FinishReason, str] = {
 }
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def run(arguments: Sequence[str] | None, load: Callable[..., Any]) -> int:
     """Run the command line.
 
     Args:
         arguments: the words after the program's name; None takes the process's own.
+        load: `AutoInterleavedInferencer.from_pretrained`.
 
     Returns:
         0; 1 where the run failed or was interrupted, after what existed was saved; 2 for bad
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     screen = Screen(sys.stdout, sys.stderr)
     try:
         with _logged_to(screen):
-            return _run(read_request(arguments), screen)
+            return _run(read_request(arguments), screen, load)
     except ArgumentError as error:
         screen.note(f"{PROGRAM}: {error}")
         return _BAD_ARGUMENTS
@@ -188,8 +188,8 @@ def _logged_to(screen: Screen) -> Iterator[None]:
         logger.removeHandler(notes)
 
 
-def _run(request: Request, screen: Screen) -> int:
-    inferencer = _load(request, screen)
+def _run(request: Request, screen: Screen, load: Callable[..., Any]) -> int:
+    inferencer = _loaded(request, screen, load)
     try:
         events = inferencer.stream(request.prompt, **vars(request.options))
     except (TypeError, ValueError) as error:  # what only the model could tell
@@ -198,15 +198,11 @@ def _run(request: Request, screen: Screen) -> int:
     return _finish(inferencer.last_output, request, screen)
 
 
-def _load(request: Request, screen: Screen) -> Any:
+def _loaded(request: Request, screen: Screen, load: Callable[..., Any]) -> Any:
     """Return the `AutoInterleavedInferencer` of the request's model."""
-    # By its name, because that module is the one that starts the command line.
-    library = importlib.import_module("auto_interleaved_inference")
     try:
         with screen.waiting(f"loading {request.model}"):
-            inferencer = library.AutoInterleavedInferencer.from_pretrained(
-                request.model, **request.loading
-            )
+            inferencer = load(request.model, **request.loading)
     except (OSError, ValueError) as error:
         raise ArgumentError(f"--model: {error}") from error
     except torch.OutOfMemoryError as error:

@@ -32,6 +32,11 @@ class TextPart:
     loss: bool = True
     following: int | None = None
 
+    @property
+    def length(self) -> int:
+        """Tokens of the block."""
+        return len(self.ids) + 2
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LatentPart:
@@ -47,6 +52,11 @@ class LatentPart:
     grid: Grid
     time: float | None = None
 
+    @property
+    def length(self) -> int:
+        """Tokens of the block."""
+        return self.grid[0] * self.grid[1] + 2
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VisionPart:
@@ -59,6 +69,11 @@ class VisionPart:
 
     patches: Tensor
     grid: Grid
+
+    @property
+    def length(self) -> int:
+        """Tokens of the block."""
+        return self.grid[0] * self.grid[1] + 2
 
 
 Part = TextPart | LatentPart | VisionPart
@@ -147,7 +162,7 @@ def pack(samples: Sequence[Sequence[Part]], special: SpecialIds) -> PackedBatch:
     """
     if not samples or not all(samples):
         raise ValueError("pack() needs at least one sample, each of at least one part")
-    length = max(sum(_length(part) for part in sample) for sample in samples)
+    length = max(sum(part.length for part in sample) for sample in samples)
     columns = _Columns()
     masks = [
         _pack_sample(columns, sample, special, row * length, length)
@@ -172,12 +187,6 @@ def pack(samples: Sequence[Sequence[Part]], special: SpecialIds) -> PackedBatch:
     )
 
 
-def _length(part: Part) -> int:
-    if isinstance(part, TextPart):
-        return len(part.ids) + 2
-    return part.grid[0] * part.grid[1] + 2
-
-
 def _pack_sample(
     columns: _Columns, sample: Sequence[Part], special: SpecialIds, start: int, length: int
 ) -> Tensor:
@@ -186,7 +195,7 @@ def _pack_sample(
     seen = torch.zeros(length, dtype=torch.bool)
     place = position = 0
     for part in sample:
-        size = _length(part)
+        size = part.length
         span = slice(place, place + size)
         mask[span] |= seen
         if isinstance(part, TextPart):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from auto_interleaved.command_line import run
+from auto_interleaved_inference import main
 from modeling.checkpoint_settings import SETTINGS_FILE
 from tests.checkpoints import change_json, copy_checkpoint, golden_settings
 
@@ -44,7 +44,7 @@ def runner(capsys: pytest.CaptureFixture[str]) -> Run:
     """Return what runs the command line and reads what it showed."""
 
     def run_and_read(*arguments: str) -> Ran:
-        code = run(arguments)
+        code = main(arguments)
         shown = capsys.readouterr()
         return Ran(code, shown.out, shown.err)
 

@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from auto_interleaved_inference import AutoInterleavedInferencer
 from data.protocols import PROTOCOLS
 from modeling.flow import schedule
-from tests.builders import BOS, EOS, START, picture, toy_inferencer
+from tests.builders import BOS, EOS, START, picture, teach, toy_bagel, toy_inferencer
 from tests.scripted import (
     SHAPE,
     Said,
     ScriptedInferencer,
+    arguments_of,
     asks,
     counted,
     encoded,
@@ -342,6 +344,44 @@ def test_the_usual_id_means_nothing_where_another_is_given() -> None:
     output = inferencer.auto_interleaved_generation("Tell me.", num_timesteps=2)
     assert output.finish_reason == "error"
     assert not output.images
+
+
+# The model's own choices.
+
+
+def taught(*ids: int) -> AutoInterleavedInferencer:
+    """Return an inferencer whose model writes these ids after "Go." by itself."""
+    parts = toy_inferencer(toy_bagel())
+    teach(parts.model, parts.update_context_text("Go.", parts.init_gen_context()), list(ids))
+    inferencer = AutoInterleavedInferencer(*arguments_of(parts))
+    inferencer.set_progress_bar_config(disable=True)
+    return inferencer
+
+
+def without_images(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    return scores.index_fill(1, torch.tensor([START]), float("-inf"))
+
+
+def test_a_model_draws_where_it_samples_the_token() -> None:
+    output = generate(taught(*encoded("One"), START), "Go.", max_interleaved_blocks=1)
+    assert layout(output) == ["One", "*"]
+
+
+def test_a_model_draws_where_the_token_is_its_own_choice_after_its_text() -> None:
+    output = generate(taught(*encoded("One"), EOS, START), "Go.", max_interleaved_blocks=1)
+    assert layout(output) == ["One", "*"]
+    assert output.finish_reason == "max_blocks"
+
+
+def test_what_restricts_a_text_does_not_restrict_what_comes_after_it() -> None:
+    inferencer = taught(*encoded("One"), EOS, START)
+    output = generate(inferencer, "Go.", max_interleaved_blocks=1, logits_processor=without_images)
+    assert layout(output) == ["One", "*"]
+
+
+def test_a_model_that_would_say_anything_else_after_its_text_is_done() -> None:
+    output = generate(taught(*encoded("One"), EOS, *encoded("!")), "Go.", max_images=0)
+    assert (output, output.finish_reason) == (["One"], "stop")
 
 
 # A plan.

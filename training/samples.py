@@ -131,13 +131,13 @@ def parts_of(
     """
     drop_images = any(isinstance(i, Picture) and i.drawn for i in outline)
     drop_images = drop_images and rng.random() < recipe.drop_images
+    drop_text = 0.0 if drop_images else recipe.drop_text
     parts: list[Part] = []
     for place, item in enumerate(outline):
         if isinstance(item, Text):
             upcoming = encoded.get(place + 1)
-            if upcoming is not None and _is_drawn(outline, place + 1) and not drop_images:
-                if rng.random() < recipe.drop_text:
-                    parts.append(_noised(upcoming, recipe, rng))
+            if upcoming and _is_drawn(outline, place + 1) and rng.random() < drop_text:
+                parts.append(_noised(upcoming, recipe, rng))
             parts.append(
                 TextPart(
                     ids=tuple(tokenize(item.text)),

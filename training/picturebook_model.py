@@ -1,0 +1,256 @@
+"""The bundled model from nothing: tokenizer, autoencoder, then vision encoder and decoder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from data.packing import Part, SpecialIds
+from modeling.autoencoder import AutoEncoder
+from modeling.bagel import (
+    Bagel,
+    BagelConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+from modeling.qwen2 import Qwen2Tokenizer
+from training.autoencoder import PARAMS, load_autoencoder, train_autoencoder
+from training.decoder import Average, Plan, train_decoder
+from training.picturebook import (
+    VISION_PATCH,
+    encode_pictures,
+    sample_outline,
+    texts_for_tokenizer,
+)
+from training.samples import FollowingIds, Recipe, parts_of
+from training.tokenizer import SPECIAL_TOKENS, train_tokenizer
+
+logger = logging.getLogger("auto_interleaved.training")
+
+PICTURE_SIZE, LATENT_STRIDE = 64, 16
+DECODER = {
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 2048,
+}
+VISION = {
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 3,
+    "patch_size": VISION_PATCH,
+    "image_size": PICTURE_SIZE,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much of everything.
+
+    Attributes:
+        vocab_size: of the tokenizer, special tokens included.
+        tokenizer_stories: samples that the tokenizer is trained on.
+        autoencoder_steps: optimiser steps of the autoencoder.
+        autoencoder_batch: pictures a step.
+        caption_steps: steps of the first stage, single captioned pictures.
+        story_steps: steps of the second stage, everything.
+        batch_tokens: tokens a step, padding included.
+        pool: samples that are drawn, encoded and sorted by length together.
+    """
+
+    vocab_size: int = 768
+    tokenizer_stories: int = 3000
+    autoencoder_steps: int = 3000
+    autoencoder_batch: int = 8
+    caption_steps: int = 2000
+    story_steps: int = 12000
+    batch_tokens: int = 8192
+    pool: int = 512
+
+
+def train_picturebook(directory: Path, budget: Budget, device: str) -> None:
+    """Train, or go on training, the bundled model; the finished checkpoint is in `directory`.
+
+    Every part resumes where it was: its state lies in `directory / "state"`.
+
+    Args:
+        directory: where the checkpoint goes, in the published layout.
+        budget: how much of everything.
+        device: where to train.
+    """
+    state = directory / "state"
+    state.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    if not (directory / "vocab.json").exists():
+        texts = texts_for_tokenizer(budget.tokenizer_stories)
+        train_tokenizer(directory, texts, budget.vocab_size)
+    tokenizer = Qwen2Tokenizer.from_pretrained(directory)
+    autoencoder = _autoencoder(state, budget, device)
+    model = build_model(len(tokenizer)).to(device)
+    steps = 0
+    for stage, count in (("captions", budget.caption_steps), ("stories", budget.story_steps)):
+        steps += count
+        average = _train_stage(model, stage, steps, budget, tokenizer, autoencoder, state)
+        save_checkpoint(directory, model, average, autoencoder)
+
+
+def build_model(vocab_size: int) -> Bagel:
+    """Build the bundled model's shape with fresh weights."""
+    llm_config = Qwen2Config(vocab_size=vocab_size, tie_word_embeddings=False, **DECODER)
+    vit_config = SiglipVisionConfig(**VISION)
+    side = PICTURE_SIZE // LATENT_STRIDE
+    config = BagelConfig(
+        llm_config=llm_config,
+        vit_config=vit_config,
+        vae_config=PARAMS,
+        max_latent_size=side,
+        vit_max_num_patch_per_side=PICTURE_SIZE // VISION_PATCH,
+    )
+    model = Bagel(Qwen2ForCausalLM(llm_config), SiglipVisionModel(vit_config), config)
+    model.vit_model.vision_model.embeddings.convert_conv2d_to_linear(vit_config)
+    nn.init.normal_(model.language_model.model.embed_tokens.weight, std=0.5)
+    nn.init.zeros_(model.llm2vae.weight)
+    nn.init.zeros_(model.llm2vae.bias)
+    nn.init.normal_(model.language_model.lm_head.weight, std=0.02)
+    return model
+
+
+def special_ids(tokenizer: Qwen2Tokenizer) -> tuple[SpecialIds, FollowingIds]:
+    """Return the ids that frame texts and images, and those that follow a text."""
+    end, bos, eos, start_of_image, end_of_image = (
+        tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS
+    )
+    special = SpecialIds(bos=bos, eos=eos, start_of_image=start_of_image, end_of_image=end_of_image)
+    return special, FollowingIds(image=start_of_image, end=end)
+
+
+def batches(
+    stage: str,
+    first: int,
+    budget: Budget,
+    tokenize: Callable[[str], list[int]],
+    following: FollowingIds,
+    autoencoder: AutoEncoder,
+) -> Iterator[list[list[Part]]]:
+    """Yield batches of sequences of like length, the same ones whenever training resumes.
+
+    Args:
+        stage: what is sampled, see `sample_outline`.
+        first: the step to begin at; pools are numbered by the step they begin at.
+        budget: tokens a batch, samples a pool.
+        tokenize: text to ids.
+        following: ids learnt after a text's eos.
+        autoencoder: encodes the pictures.
+    """
+    step = first
+    while True:
+        rng = Random(f"{stage} {step}")
+        outlines = [sample_outline(rng, stage) for _ in range(budget.pool)]
+        encoded = encode_pictures(outlines, autoencoder)
+        sequences = [
+            parts_of(outline, pictures, tokenize, following, Recipe(), rng)
+            for outline, pictures in zip(outlines, encoded, strict=True)
+        ]
+        for batch in _by_length(sequences, budget.batch_tokens, rng):
+            yield batch
+            step += 1
+
+
+def _by_length(
+    sequences: list[list[Part]], batch_tokens: int, rng: Random
+) -> list[list[list[Part]]]:
+    """Cut sequences into batches of like length, in random order."""
+    grouped: list[list[list[Part]]] = [[]]
+    for sequence in sorted(sequences, key=_length):
+        if (len(grouped[-1]) + 1) * _length(sequence) > batch_tokens and grouped[-1]:
+            grouped.append([])
+        grouped[-1].append(sequence)
+    rng.shuffle(grouped)
+    return grouped
+
+
+def _length(sequence: list[Part]) -> int:
+    return sum(part.length for part in sequence)
+
+
+def _autoencoder(state: Path, budget: Budget, device: str) -> AutoEncoder:
+    path = state / "ae.safetensors"
+    if path.exists():
+        return load_autoencoder(path, device)
+    return train_autoencoder(
+        path,
+        steps=budget.autoencoder_steps,
+        batch_size=budget.autoencoder_batch,
+        device=device,
+    )
+
+
+def _train_stage(  # noqa: PLR0913 - what a stage is made of
+    model: Bagel,
+    stage: str,
+    steps: int,
+    budget: Budget,
+    tokenizer: Qwen2Tokenizer,
+    autoencoder: AutoEncoder,
+    state: Path,
+) -> Average:
+    special, following = special_ids(tokenizer)
+    plan = Plan(steps=steps, decay=0.4 if stage == "stories" else 0.05)
+    return train_decoder(
+        model,
+        lambda first: batches(stage, first, budget, tokenizer.encode, following, autoencoder),
+        special,
+        plan,
+        state / "decoder.pt",
+    )
+
+
+def save_checkpoint(
+    directory: Path, model: Bagel, average: Average, autoencoder: AutoEncoder
+) -> None:
+    """Write a checkpoint in the published layout, bfloat16; the fixed tables are left out."""
+    weights = {name: tensor.to("cpu", torch.bfloat16) for name, tensor in average.tensors.items()}
+    save_file(weights, directory / "ema.safetensors")
+    latents = {n: t.to("cpu", torch.bfloat16) for n, t in autoencoder.state_dict().items()}
+    save_file(latents, directory / "ae.safetensors")
+    llm = {"model_type": "qwen2", "hidden_act": "silu", "rms_norm_eps": 1e-6, **DECODER}
+    llm |= {"vocab_size": model.language_model.config.vocab_size, "tie_word_embeddings": False}
+    # One layer more than is used, as published: scripts subtract one.
+    vit = {"model_type": "siglip_vision_model", **VISION}
+    vit |= {"num_hidden_layers": VISION["num_hidden_layers"] + 1}
+    side = PICTURE_SIZE // LATENT_STRIDE
+    settings = {
+        "bagel": {
+            "max_latent_size": side,
+            "vit_max_num_patch_per_side": PICTURE_SIZE // VISION_PATCH,
+        },
+        "vae_transform": [PICTURE_SIZE, PICTURE_SIZE, LATENT_STRIDE],
+        "vit_transform": [PICTURE_SIZE, PICTURE_SIZE, VISION_PATCH],
+        "autoencoder": {
+            "scale_factor": autoencoder.params.scale_factor,
+            "shift_factor": autoencoder.params.shift_factor,
+        },
+        "protocol": "native",
+        "image_shape": [PICTURE_SIZE, PICTURE_SIZE],
+    }
+    for name, content in (
+        ("llm_config.json", llm),
+        ("vit_config.json", vit),
+        ("bagel_config.json", settings),
+    ):
+        (directory / name).write_text(json.dumps(content, indent=1) + "\n")
+    logger.info("saved %s", directory)

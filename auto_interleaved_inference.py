@@ -15,8 +15,8 @@ from auto_interleaved.engine import Run, Setting
 from auto_interleaved.options import GenerationOptions, make_options
 from auto_interleaved.record import GenerationError, RunRecord
 from auto_interleaved.sizes import check_sizes
-from data.events import Event, Finished
 from data.output import InterleavedOutput
+from data.output.events import Event, Finished
 from data.prompts import Prompt, parse_prompt
 from data.protocols import Protocol, find_protocol
 from inferencer import InterleaveInferencer

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from auto_interleaved.arguments import PROGRAM, ArgumentError, in_flags
 from auto_interleaved.record import GenerationError
 from auto_interleaved.request import Request, read_request
-from data.events import Event, ImageDone, ImageStarted, ImageStep, TextDelta, ThoughtDelta
 from data.output import FinishReason, InterleavedOutput
-from data.segments import describe_error
+from data.output.events import Event, ImageDone, ImageStarted, ImageStep, TextDelta, ThoughtDelta
+from data.output.segments import describe_error
 
 _DONE, _FAILED, _BAD_ARGUMENTS = 0, 1, 2
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from data.output import Segment
-from data.segments import SegmentRole
+from data.output.segments import SegmentRole
 from data.text_stream import TextStream
 from modeling.context import Context
 

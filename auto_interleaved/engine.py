@@ -17,8 +17,8 @@ from auto_interleaved.record import RunRecord
 from auto_interleaved.seeds import Randomness
 from auto_interleaved.writer import Writer
 from data.data_utils import pil_img2rgb
-from data.events import Event
 from data.output import FinishReason, Segment
+from data.output.events import Event
 from data.prompts import ImageInput, ImageRequest, PromptPart, TextInput
 from data.protocols import Protocol
 from inferencer import GEN_THINK_SYSTEM_PROMPT, InterleaveInferencer

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.segments import require_one_of
+from data.output.segments import require_one_of
 
 Check = Callable[[str, Any], Any]
 

@@ -14,9 +14,9 @@ from auto_interleaved.options import GenerationOptions
 from auto_interleaved.progress import Progress
 from auto_interleaved.record import RunRecord
 from auto_interleaved.seeds import Randomness
-from data.events import Event, ImageDone, ImagePreview, ImageStarted, ImageStep
 from data.output import Segment
-from data.segments import describe_error
+from data.output.events import Event, ImageDone, ImagePreview, ImageStarted, ImageStep
+from data.output.segments import describe_error
 from inferencer import InterleaveInferencer
 from modeling.flow import FlowStep, schedule
 

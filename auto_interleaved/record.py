@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.output import FinishReason, InterleavedOutput, Segment, Usage
-from data.segments import SegmentKind, SegmentRole
+from data.output.segments import SegmentKind, SegmentRole
 
 logger = logging.getLogger("auto_interleaved")
 

@@ -18,8 +18,8 @@ from PIL import Image
 from auto_interleaved.arguments import ArgumentError, in_flags, parse
 from auto_interleaved.options import GenerationOptions, make_options
 from data.output import InterleavedOutput
+from data.output.segments import describe_error
 from data.prompts import ImageInput, parse_prompt
-from data.segments import describe_error
 
 _MAX_DRAWN_SEED = 10**6 - 1  # short enough to be typed
 

@@ -9,7 +9,7 @@ from auto_interleaved.contexts import Contexts, Reader
 from auto_interleaved.draft import Draft, Verdict
 from auto_interleaved.options import GenerationOptions
 from auto_interleaved.record import RunRecord
-from data.events import Event, TextDelta, TextDone, ThoughtDelta
+from data.output.events import Event, TextDelta, TextDone, ThoughtDelta
 from data.protocols import EveryText, Marker, Protocol, Sampled, Written
 from data.text_stream import Hit, TextStream
 from inferencer import InterleaveInferencer

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from data.data_utils import MARKERS, pil_img2rgb
-from data.segments import describe_error
+from data.output.segments import describe_error
 
 _ROLES = ("system", "user", "assistant")
 _IMAGE_KEYS = ("image", "path", "url")

@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from auto_interleaved_inference import AutoInterleavedInferencer
-from data.events import Finished, ImageDone, ImagePreview, TextDelta
+from data.output.events import Finished, ImageDone, ImagePreview, TextDelta
 
 PROMPT = "Tell a story of a boat that sails to the moon. Draw every scene."
 

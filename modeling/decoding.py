@@ -47,7 +47,7 @@ def choice(  # noqa: PLR0913 - the usual knobs of sampling
         top_p: draw among the likeliest ids that together have this probability; 1 is all.
         repetition_penalty: above 1 makes ids less likely that were written before.
         logits_processor: called with ids (1, written) and scores (1, vocabulary) before all
-            others, as transformers' processors are; returns scores.
+            others, as transformers' processors are; returns scores. One or a LogitsProcessorList.
         generator: where randomness comes from; None is torch's global generator.
 
     Returns:
@@ -61,7 +61,7 @@ def choice(  # noqa: PLR0913 - the usual knobs of sampling
             f"temperature must be above 0 when sampling, got {temperature}; "
             "for the likeliest token set do_sample=False"
         )
-    processors = LogitsProcessorList([logits_processor] if logits_processor else [])
+    processors = LogitsProcessorList(_each(logits_processor))
     if repetition_penalty != 1:
         processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty))
     if do_sample:
@@ -84,6 +84,13 @@ def choice(  # noqa: PLR0913 - the usual knobs of sampling
         return int(torch.multinomial(probabilities, 1, generator=generator))
 
     return choose
+
+
+def _each(processor: Processor | None) -> list[Processor]:
+    # A list within a list would be called with what its members do not take.
+    if isinstance(processor, LogitsProcessorList):
+        return list(processor)
+    return [] if processor is None else [processor]
 
 
 def decode(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from auto_interleaved_inference import main
-from modeling.checkpoint_settings import SETTINGS_FILE
+from modeling.checkpoint.settings import SETTINGS_FILE
 from tests.checkpoints import change_json, copy_checkpoint, golden_settings
 
 SHORT: dict[str, Any] = {

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from auto_interleaved_inference import AutoInterleavedInferencer
-from data.events import Event, Finished
 from data.output import InterleavedOutput
+from data.output.events import Event, Finished
 from inferencer import InterleaveInferencer
 from modeling.bagel import Bagel
 from modeling.context import Context

@@ -11,7 +11,7 @@ from accelerate import init_empty_weights
 from safetensors.torch import load_file, save_file
 
 from modeling.autoencoder import AutoEncoder, AutoEncoderParams, load_ae
-from modeling.autoencoder_layers import AttentionBlock
+from modeling.autoencoder.layers import AttentionBlock
 
 GOLDEN = Path(__file__).parent / "golden"
 AE_FILE = GOLDEN / "checkpoint" / "ae.safetensors"

@@ -11,9 +11,9 @@ from torch import nn
 from modeling.autoencoder import AutoEncoder, AutoEncoderParams
 from modeling.bagel import BagelConfig, Qwen2Config, SiglipVisionConfig
 from modeling.checkpoint import load_checkpoint
-from modeling.checkpoint_files import locate
-from modeling.checkpoint_model import empty_model
-from modeling.weights import open_weights
+from modeling.checkpoint.files import locate
+from modeling.checkpoint.model import empty_model
+from modeling.checkpoint.weights import open_weights
 from tests.builders import toy_bagel
 from tests.checkpoints import (
     GOLDEN_CHECKPOINT,
@@ -224,7 +224,9 @@ def test_position_tables_are_real_where_all_else_is_on_meta() -> None:
 
 
 def test_a_large_file_is_mapped_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modeling.weights._PIECE_BYTES", 50_000)  # the largest tensor has 129,024
+    monkeypatch.setattr(
+        "modeling.checkpoint.weights._PIECE_BYTES", 50_000
+    )  # the largest tensor has 129,024
     assert_same_weights(load_checkpoint(GOLDEN_CHECKPOINT).model)
 
 

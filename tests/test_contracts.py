@@ -39,7 +39,7 @@ GOLDEN = ROOT / "tests" / "golden"
 LAYERS = (
     {"data"},
     {"modeling.context", "modeling.attention", "modeling.flow", "modeling.qwen2"}
-    | {"modeling.autoencoder", "modeling.autoencoder_layers", "modeling.autoencoder_params"},
+    | {"modeling.autoencoder", "modeling.autoencoder.layers", "modeling.autoencoder.params"},
     {"modeling.bagel"},
     {"modeling"},  # the rest of it: decoding, verbs, checkpoints
     {"inferencer"},

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from data.events import ImageDone, ImageStarted
+from data.output.events import ImageDone, ImageStarted
+from data.output.segments import FinishReason
 from data.protocols import PROTOCOLS, Protocol, Written
-from data.segments import FinishReason
 from tests.builders import BOS, START, picture, toy_bagel, toy_inferencer
 from tests.scripted import (
     SHORT,

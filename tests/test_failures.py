@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from auto_interleaved_inference import GenerationError
-from data.events import Finished, ImageDone, TextDelta
 from data.output import InterleavedOutput
+from data.output.events import Finished, ImageDone, TextDelta
 from data.protocols import Protocol, Written
 from modeling.context import KVStore
 from tests.builders import BOS, picture

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from output_samples import image, picture, story, text
 from PIL import Image
 
-from data import events
-from data.captions import ALT_LIMIT, alt_text, shorten
-from data.output import InterleavedOutput, RecordedError, Segment, Usage
-from data.records import plain
+from data.output import InterleavedOutput, RecordedError, Segment, Usage, events
+from data.output.captions import ALT_LIMIT, alt_text, shorten
+from data.output.records import plain
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -270,5 +269,5 @@ def test_showing_in_a_notebook_displays_the_output_itself(monkeypatch):
 
 
 def test_outputs_and_events_need_no_torch():
-    code = "import sys; sys.modules['torch'] = None; import data.output, data.events"
+    code = "import sys; sys.modules['torch'] = None; import data.output, data.output.events"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

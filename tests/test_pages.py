@@ -10,7 +10,7 @@ from output_samples import NASTY, image, picture, story, text
 from PIL import Image
 
 from data.output import InterleavedOutput, Segment, Usage
-from data.pictures import THUMBNAIL_SIDE
+from data.output.pictures import THUMBNAIL_SIDE
 
 TAGS = {
     *("html", "head", "meta", "title", "style", "body", "main", "h1", "article", "p", "br"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data.events import TextDone
+from data.output.events import TextDone
 from data.protocols import (
     PROTOCOLS,
     EveryText,

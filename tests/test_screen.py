@@ -3,7 +3,7 @@
 import io
 
 from auto_interleaved.command_line import Screen
-from data.events import ImageStarted, ImageStep, TextDelta, ThoughtDelta
+from data.output.events import ImageStarted, ImageStep, TextDelta, ThoughtDelta
 
 
 class Stream(io.StringIO):

@@ -13,7 +13,7 @@ from output_samples import NASTY, image, picture, story, text
 from PIL import Image
 
 from data.output import InterleavedOutput, RecordedError, Segment, Usage
-from data.pictures import decode_png, encode_png, png_of_uri
+from data.output.pictures import decode_png, encode_png, png_of_uri
 
 NAMES = ["story", "story.html", "story.md", "story.json"]
 every_format = pytest.mark.parametrize("name", NAMES)

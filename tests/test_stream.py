@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data.events import (
+from data.output.events import (
     Event,
     Finished,
     ImageDone,

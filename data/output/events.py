@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from data.output import InterleavedOutput
-from data.segments import FinishReason, Segment
+from data.output.segments import FinishReason, Segment
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

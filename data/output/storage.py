@@ -13,11 +13,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.atomic import put_files
-from data.markdown import markdown
-from data.pages import page, read_page, references
-from data.pictures import Pictures, decode_png, png_of_uri, png_uri
-from data.records import Record, dumps, from_document, to_document
+from data.output.atomic import put_files
+from data.output.markdown import markdown
+from data.output.pages import page, read_page, references
+from data.output.pictures import Pictures, decode_png, png_of_uri, png_uri
+from data.output.records import Record, dumps, from_document, to_document
 
 DOCUMENT = "result.json"
 _OWN_FILE = re.compile(r"\d{3,}_text\.txt|(?:\d{3,}|extra_\d{3,})_image\.png|result\.json")

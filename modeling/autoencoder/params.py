@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from modeling.autoencoder_layers import NORM_GROUPS
+from modeling.autoencoder.layers import NORM_GROUPS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 
 from PIL import Image
 
-from data.captions import (
+from data.output.captions import (
     alt_text,
     facts_of,
     paragraphs_of,
@@ -22,9 +22,9 @@ from data.captions import (
     title_of,
     title_says_all,
 )
-from data.pictures import Pictures, jpeg_uri, png_uri, thumbnail
-from data.records import Record
-from data.segments import describe_error
+from data.output.pictures import Pictures, jpeg_uri, png_uri, thumbnail
+from data.output.records import Record
+from data.output.segments import describe_error
 
 # A picture whose longer side is at most half of this is shown enlarged by a whole factor.
 _ENLARGED_SIDE = 384

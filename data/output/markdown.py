@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from data.captions import (
+from data.output.captions import (
     alt_text,
     facts_of,
     paragraphs_of,
@@ -21,9 +21,9 @@ from data.captions import (
     title_of,
     title_says_all,
 )
-from data.pictures import Pictures
-from data.records import Record
-from data.segments import describe_error
+from data.output.pictures import Pictures
+from data.output.records import Record
+from data.output.segments import describe_error
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 # Prose stays readable in the file: a colon or a dot is escaped only where it would make a link.

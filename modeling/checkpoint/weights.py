@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from modeling.checkpoint_files import INDEX_SUFFIX, read_json, shorten
+from modeling.checkpoint.files import INDEX_SUFFIX, read_json, shorten
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 

@@ -21,8 +21,8 @@ from modeling.bagel import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
-from modeling.checkpoint_files import BASE_CHECKPOINT, read_json, shorten
-from modeling.weights import Weights
+from modeling.checkpoint.files import BASE_CHECKPOINT, read_json, shorten
+from modeling.checkpoint.weights import Weights
 
 LLM_CONFIG_FILE = "llm_config.json"
 VIT_CONFIG_FILE = "vit_config.json"

@@ -14,12 +14,12 @@ from data.data_utils import add_special_tokens
 from data.transforms import ImageTransform
 from modeling.autoencoder import AutoEncoder, load_ae
 from modeling.bagel import Bagel, BagelConfig
-from modeling.checkpoint_files import AUTOENCODER_FILE, Location, locate
-from modeling.checkpoint_model import bagel_config, check_weights, empty_model
-from modeling.checkpoint_settings import read_settings
-from modeling.placement import Device, DeviceMap, Placement
+from modeling.checkpoint.files import AUTOENCODER_FILE, Location, locate
+from modeling.checkpoint.model import bagel_config, check_weights, empty_model
+from modeling.checkpoint.placement import Device, DeviceMap, Placement
+from modeling.checkpoint.settings import read_settings
+from modeling.checkpoint.weights import open_weights
 from modeling.qwen2 import Qwen2Tokenizer
-from modeling.weights import open_weights
 
 # Largest side, smallest side in pixels.
 PUBLISHED_VAE_SIZES = (1024, 512)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modeling.checkpoint_files import read_json
+from modeling.checkpoint.files import read_json
 
 SETTINGS_FILE = "bagel_config.json"
 

@@ -14,7 +14,7 @@ from accelerate.utils.modeling import clean_device_map
 from torch import Tensor, nn
 
 from modeling.bagel import Bagel
-from modeling.weights import DTYPES, Weights
+from modeling.checkpoint.weights import DTYPES, Weights
 
 Device = str | int | torch.device
 DeviceMap = Mapping[str, Device]

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
-from data.pictures import bare
+from data.output.pictures import bare
 
 SegmentKind = Literal["text", "image"]
 SegmentRole = Literal["prompt", "generated", "thought"]

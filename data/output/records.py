@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 from PIL import Image
 
-from data.pictures import Pictures
-from data.segments import (
+from data.output.pictures import Pictures
+from data.output.segments import (
     FinishReason,
     RecordedError,
     Segment,

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from data.records import Record
-from data.segments import Segment
+from data.output.records import Record
+from data.output.segments import Segment
 
 TITLE_LIMIT = 90
 ALT_LIMIT = 120

@@ -8,8 +8,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from modeling.autoencoder_layers import Decoder, Encoder
-from modeling.autoencoder_params import AutoEncoderParams
+from modeling.autoencoder.layers import Decoder, Encoder
+from modeling.autoencoder.params import AutoEncoderParams
 
 __all__ = ["AutoEncoder", "AutoEncoderParams", "load_ae"]
 

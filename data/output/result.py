@@ -14,10 +14,10 @@ from typing import Any
 
 from PIL import Image
 
-from data import pages, storage
-from data.captions import seeds_of, thoughts_of
-from data.records import Record, plain
-from data.segments import FinishReason, RecordedError, Segment, Usage
+from data.output import pages, storage
+from data.output.captions import seeds_of, thoughts_of
+from data.output.records import Record, plain
+from data.output.segments import FinishReason, RecordedError, Segment, Usage
 
 __all__ = ["FinishReason", "InterleavedOutput", "RecordedError", "Segment", "Usage"]
 
@@ -84,7 +84,7 @@ class InterleavedOutput(list[str | Image.Image]):
             finish_reason: Why the run ended.
             usage: What it cost.
             error: What went wrong, if something did.
-            config: The settings of the run; reduced to plain values (see `data.records.plain`).
+            config: The settings of the run; reduced to plain values, see `records.plain`.
 
         Raises:
             ValueError: The finish reason is unknown.

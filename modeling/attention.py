@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 
-from modeling.context import Tail
+from modeling.kv_store import Tail
 
 
 def attend(

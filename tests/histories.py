@@ -11,7 +11,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from modeling.context import Context, Tail, draft
+from modeling.context import Context, draft
+from modeling.kv_store import Tail
 
 LAYERS = ((1, 2, torch.float32), (2, 1, torch.float64))  # key/value heads, head_dim, dtype
 

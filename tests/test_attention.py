@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from modeling.attention import CachedRow, CachedRows, MaskedSequences, Projected, attend
-from modeling.context import Context, Tail, draft
+from modeling.context import Context, draft
+from modeling.kv_store import Tail
 from tests.histories import Advance
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8

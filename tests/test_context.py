@@ -9,7 +9,8 @@ import weakref
 import pytest
 import torch
 
-from modeling.context import Context, KVStore, NaiveCache, Tail, draft
+from modeling.context import Context, NaiveCache, draft
+from modeling.kv_store import KVStore, Tail
 from tests.histories import LAYERS, Advance, History, holds, read, rows_of, sees, write
 
 

@@ -38,7 +38,13 @@ GOLDEN = ROOT / "tests" / "golden"
 # Imports go from a later line to an earlier one, or stay within their own.
 LAYERS = (
     {"data"},
-    {"modeling.context", "modeling.attention", "modeling.flow", "modeling.qwen2"}
+    {
+        "modeling.kv_store",
+        "modeling.context",
+        "modeling.attention",
+        "modeling.flow",
+        "modeling.qwen2",
+    }
     | {"modeling.autoencoder", "modeling.autoencoder.layers", "modeling.autoencoder.params"},
     {"modeling.bagel"},
     {"modeling"},  # the rest of it: decoding, verbs, checkpoints

@@ -17,7 +17,7 @@ from auto_interleaved_inference import GenerationError
 from data.output import InterleavedOutput
 from data.output.events import Finished, ImageDone, TextDelta
 from data.protocols import Protocol, Written
-from modeling.context import KVStore
+from modeling.kv_store import KVStore
 from tests.builders import BOS, picture
 from tests.scripted import (
     SHORT,

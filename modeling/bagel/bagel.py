@@ -16,7 +16,8 @@ from modeling.bagel.layers import MLPconnector, PositionEmbedding, TimestepEmbed
 from modeling.bagel.qwen2_navit import Pair, Qwen2ForCausalLM, Rotary
 from modeling.bagel.siglip_navit import SiglipVisionModel
 from modeling.bagel.training import Losses, training_losses
-from modeling.context import Context, Tail
+from modeling.context import Context
+from modeling.kv_store import Tail
 
 Grid = tuple[int, int]
 Rotaries = tuple[Rotary, Rotary | None]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from modeling.bagel.bagel import Bagel, Grid, Shape
-from modeling.context import Context, Tail, draft
+from modeling.context import Context, draft
 from modeling.flow import FlowStep, ImageOptions, TaylorSeer, Velocity, guide, integrate, schedule
+from modeling.kv_store import Tail
 
 
 def draw(  # noqa: PLR0913 - three contexts and what to draw in them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -44,6 +45,8 @@ class RunRecord:
     prompt_tokens: int = 0
     image_tokens: int = 0
     _started: float = field(default_factory=time.perf_counter)
+    # What the caller is handling meanwhile leads to every error here, and is none of ours.
+    _handled: BaseException | None = field(default_factory=lambda: sys.exc_info()[1])
 
     @property
     def num_images(self) -> int:
@@ -62,7 +65,7 @@ class RunRecord:
 
         The error is relieved of what its traceback keeps alive, see `forget_frames`.
         """
-        forget_frames(error)
+        forget_frames(error, self._handled)
         usage = Usage(
             prompt_tokens=self.prompt_tokens,
             text_tokens=sum(len(s.token_ids) for s in self._made("text", "generated")),
@@ -87,8 +90,8 @@ class RunRecord:
         ]
 
 
-def forget_frames(error: BaseException | None) -> None:
-    """Turn the traceback of an error, and of whatever led to it, into words.
+def forget_frames(error: BaseException | None, before: BaseException | None = None) -> None:
+    """Turn the traceback of an error, and of what led to it since `before`, into words.
 
     Frames hold local variables and closures, and these hold contexts: whoever kept the error would
     keep all keys and values of the run, and after running out of memory there would never be any
@@ -98,8 +101,7 @@ def forget_frames(error: BaseException | None) -> None:
         logger.debug("generation failed", exc_info=error)
         if hasattr(error, "add_note"):
             error.add_note("".join(traceback.format_exception(error)))
-    seen: list[BaseException] = []
-    waiting = [error]
+    seen, waiting = [before], [error]
     while waiting:
         current = waiting.pop()
         if current is not None and not any(current is other for other in seen):

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from auto_interleaved_inference import GenerationError
 from data.output import InterleavedOutput
-from data.output.events import Finished, ImageDone, TextDelta
+from data.output.events import Finished, ImageDone, TextDelta, ThoughtDelta
 from data.protocols import Protocol, Written
+from modeling.context import Context
 from modeling.kv_store import KVStore
 from tests.builders import BOS, picture
 from tests.scripted import (
@@ -244,10 +245,16 @@ def test_held_back_text_is_shown_before_a_failure_is() -> None:
 
 
 def test_a_failure_within_a_plan_keeps_the_plan() -> None:
-    inferencer = ScriptedInferencer(Said(encoded("I shall")))  # too short
-    output = inferencer.auto_interleaved_generation("Go.", think=True, **SHORT)
+    """Half a character included, which waits for its other half."""
+    half = encoded("\N{GRINNING FACE}")[:2]
+    inferencer = ScriptedInferencer(Said((*encoded("I shall"), *half)))  # too short
+    events = list(inferencer.stream("Go.", think=True, **SHORT))
+    output = inferencer.last_output
+    assert output is not None
     assert isinstance(output.error, IndexError)
-    assert (output, output.thoughts) == ([], ["I shall"])
+    assert output == []
+    assert ["".join(e.text for e in events if isinstance(e, ThoughtDelta))] == output.thoughts
+    assert output.thoughts[0].startswith("I shall\N{REPLACEMENT CHARACTER}")
 
 
 def test_an_error_of_the_consumer_ends_the_work() -> None:
@@ -320,6 +327,20 @@ def test_a_failure_leaves_no_keys_and_values_behind(
     assert stores() == 0
 
 
+def test_an_error_that_the_caller_is_handling_keeps_its_traceback() -> None:
+    """It stands at the beginning of the chain of every error that happens meanwhile."""
+    inferencer = ScriptedInferencer()
+    own = LookupError("the caller's own")
+    try:
+        raise own
+    except LookupError:
+        with failing(inferencer.vae_model.decoder, 1, RuntimeError("decoder")):
+            output = run(inferencer)
+    assert output.error is not None
+    assert output.error.__context__ is own
+    assert own.__traceback__ is not None
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="errors have no notes there")
 def test_where_a_failure_happened_is_told_in_words() -> None:
     """The words of the error itself stay as they are."""
@@ -342,17 +363,24 @@ def test_a_raised_failure_leaves_no_keys_and_values_behind(stores: Callable[[], 
     assert stores() == 0
 
 
+class Translating(ScriptedInferencer):
+    """Turns one error into another, as a library around this one may."""
+
+    def read_latent(self, latent: Tensor, grid: tuple[int, int], context: Context) -> Context:
+        try:
+            return super().read_latent(latent, grid, context)
+        except RuntimeError as error:
+            raise KeyError("second") from error
+
+
 def test_an_error_that_was_caused_by_another_leaves_nothing_behind(
     stores: Callable[[], int],
 ) -> None:
-    def callback(*arguments: object) -> None:
-        try:
-            raise ValueError("first")
-        except ValueError as error:
-            raise KeyError("second") from error
-
-    output = run(ScriptedInferencer(), callback_on_step_end=callback)
+    inferencer = Translating()
+    with failing(decoder(inferencer), 2, RuntimeError("first")):
+        output = run(inferencer)
     assert isinstance(output.error, KeyError)
+    assert str(output.error.__cause__) == "first"
     assert stores() == 0
 
 

@@ -197,6 +197,13 @@ def test_an_image_right_after_an_image_has_the_text_on_both_sides_of_text_guidan
     by_hand.assert_drawn_over(inferencer.drawn[1], "T0 D1", "T0 D1", "T0")
 
 
+def test_inputs_that_end_in_an_image_leave_that_image_in_text_guidance() -> None:
+    protocol = PROTOCOLS["thinkmorph"]
+    inferencer, output = run(protocol, [T0, I0])
+    by_hand = ByHand(inferencer, protocol, output)
+    by_hand.assert_drawn_over(inferencer.drawn[0], "S T0 I0 W1", "S T0 I0", "S T0")
+
+
 def test_a_plan_is_known_where_text_is_written_and_to_no_guidance() -> None:
     protocol = PROTOCOLS["native"]
     inferencer, output = run(protocol, HISTORY, PLAN, think=True)

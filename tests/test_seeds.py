@@ -137,6 +137,14 @@ def test_seeds_that_are_derived_differ_along_every_path() -> None:
     assert seeds[0] == derive_seed(0, 0, 0)
 
 
+def test_texts_and_images_share_no_generator() -> None:
+    randomness = Randomness(seed=4)
+    texts = randomness.for_texts(torch.device("cpu"))
+    images = [randomness.for_image(index) for index in range(3)]
+    given = [generator.initial_seed() for generator in (texts, *images) if generator is not None]
+    assert len(set(given)) == 4
+
+
 def test_without_a_seed_none_is_recorded() -> None:
     output = generate(ScriptedInferencer(asks("One"), says("x")), "Go.")
     assert Randomness().image_seed(0) is None

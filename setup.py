@@ -15,13 +15,13 @@ setup(
     py_modules=["auto_interleaved_inference", "inferencer"],
     packages=find_packages(include=["auto_interleaved*", "data*", "modeling*"]),
     install_requires=[
-        "torch>=2.13",
+        "torch>=2.6",
         "transformers>=4.49,<6",
         "accelerate>=1.15",
         "huggingface_hub>=0.36",
         "safetensors>=0.8",
-        "numpy>=2.4",
-        "pillow>=13",
+        "numpy>=1.26",
+        "pillow>=12.3",
         "tqdm>=4.70",
     ],
     extras_require={

@@ -1,6 +1,7 @@
 """What several test files share: the golden numbers and the model they were made with."""
 
 import json
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from modeling.bagel import (
 from modeling.qwen2 import Qwen2Tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
+
+# Models of this size are fastest on one thread; two that wait for a busy core are slower by far.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # for what tests start
 
 
 @cache

@@ -118,7 +118,7 @@ def _finish(model: AutoEncoder, path: Path) -> AutoEncoder:
     """Measure the latents' mean and scale, and save both beside the weights."""
     device = str(model.device)
     with torch.inference_mode():
-        pixels = next(_pictures(seed=10**9 + 1, batch_size=256)).to(device)
+        pixels = next(_pictures(seed=10**9 + 1, batch_size=64)).to(device)
         latent = model.encode(pixels)
     extras = {"shift_factor": latent.mean(), "scale_factor": 1 / latent.std()}
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}

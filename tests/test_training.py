@@ -1,0 +1,114 @@
+"""Training makes a checkpoint that loads and runs, and goes on where it was stopped."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from auto_interleaved_inference import AutoInterleavedInferencer
+from data.packing import LatentPart, TextPart
+from data.picturebook import sample_story
+from modeling.autoencoder import AutoEncoder
+from train import main
+from training.autoencoder import PARAMS
+from training.decoder import Plan
+from training.picturebook import encode_pictures, sample_outline, story_outline
+from training.samples import EncodedPicture, FollowingIds, Outline, Picture, Recipe, Text, parts_of
+
+SMALL = [
+    "--device=cpu",
+    "--tokenizer-stories=100",
+    "--autoencoder-steps=1",
+    "--autoencoder-batch=2",
+    "--caption-steps=2",
+    "--pool=4",
+    "--batch-tokens=512",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="training needs torch 2.9 or later")
+def test_one_command_makes_a_checkpoint_that_tells_a_story(tmp_path: Path) -> None:
+    assert main(["--output", str(tmp_path), "--story-steps", "1", *SMALL]) == 0
+    first = torch.load(tmp_path / "state" / "decoder.pt")
+    assert main(["--output", str(tmp_path), "--story-steps", "2", *SMALL]) == 0
+    second = torch.load(tmp_path / "state" / "decoder.pt")
+    assert (first["step"], second["step"]) == (3, 4)  # it went on, and did not begin again
+    inferencer = AutoInterleavedInferencer.from_pretrained(tmp_path, dtype=torch.float32)
+    inferencer.set_progress_bar_config(disable=True)
+    output = inferencer.auto_interleaved_generation(
+        "Draw a red circle: <|vision_start|>", num_timesteps=3, max_text_length=3, seed=1
+    )
+    assert [image.size for image in output.images] == [(64, 64)]
+
+
+def outline() -> tuple[Outline, dict[int, EncodedPicture]]:
+    encoded = EncodedPicture(
+        latent=torch.zeros(16, 64), grid=(4, 4), patches=torch.zeros(16, 768), patch_grid=(4, 4)
+    )
+    image = next(i for i in sample_outline(Random(0), "captions") if isinstance(i, Picture)).image
+    items = (
+        Text(text="draw", learnt=False),
+        Text(text="here", following="image"),
+        Picture(image=image, drawn=True),
+        Text(text="end", following="end"),
+    )
+    return items, {2: encoded}
+
+
+def parts(recipe: Recipe) -> list[object]:
+    items, encoded = outline()
+    following = FollowingIds(image=7, end=8)
+    return list(parts_of(items, encoded, lambda text: [len(text)], following, recipe, Random(1)))
+
+
+def test_a_text_learns_what_follows_it_and_a_prompt_is_not_learnt() -> None:
+    texts = [p for p in parts(Recipe()) if isinstance(p, TextPart)]
+    assert [(t.loss, t.following) for t in texts] == [(False, None), (True, 7), (True, 8)]
+
+
+def test_a_copy_without_the_text_stands_before_the_text() -> None:
+    kinds = [type(p).__name__ for p in parts(Recipe(drop_text=1.0, drop_images=0.0, copies=1))]
+    assert kinds == [
+        "TextPart",
+        "LatentPart",  # the noised copy that does not see "here"
+        "TextPart",
+        "LatentPart",  # the noised copy that does
+        "LatentPart",
+        "VisionPart",
+        "TextPart",
+    ]
+
+
+def test_a_sequence_without_images_keeps_only_noised_copies() -> None:
+    kept = parts(Recipe(drop_images=1.0, copies=2))
+    latents = [p for p in kept if isinstance(p, LatentPart)]
+    assert len(latents) == 2
+    assert all(p.time is not None for p in latents)
+    assert not any(p.loss for p in kept if isinstance(p, TextPart))
+
+
+def test_times_lie_between_picture_and_noise() -> None:
+    times = [Recipe().draw_time(Random(seed)) for seed in range(300)]
+    assert min(times) > 0
+    assert max(times) <= 1
+    assert sum(times) / len(times) > 0.5  # they lean towards noise
+
+
+def test_the_rate_warms_up_holds_and_falls() -> None:
+    plan = Plan(steps=1000, learning_rate=1.0, warm_up=10, decay=0.4)
+    assert [plan.rate(step) for step in (0, 9, 500, 800, 999)] == pytest.approx(
+        [0.1, 1.0, 1.0, 0.5, 0.01]
+    )
+
+
+def test_every_stage_and_story_gives_outlines_whose_pictures_encode() -> None:
+    rng = Random(3)
+    outlines = [sample_outline(rng, stage) for stage in ("captions", "stories")]
+    outlines.append(story_outline(sample_story(rng, "composition"), think=True))
+    encoded = encode_pictures(outlines, AutoEncoder(PARAMS).eval())
+    for items, pictures in zip(outlines, encoded, strict=True):
+        places = {place for place, item in enumerate(items) if isinstance(item, Picture)}
+        assert set(pictures) == places
+        assert all(p.latent.shape == (16, 64) for p in pictures.values())

@@ -372,10 +372,13 @@ def test_ctrl_c_goes_on_whatever_is_to_happen_on_errors() -> None:
 
 
 def test_what_a_run_made_is_the_last_output() -> None:
-    inferencer = ScriptedInferencer(asks("One"), says("Two"))
+    inferencer = ScriptedInferencer()
     assert inferencer.last_output is None
-    output = generate(inferencer, "Go.")
-    assert inferencer.last_output is output
+    for word in ("One", "Two"):
+        inferencer.script = iter([says(word)])
+        output = generate(inferencer, "Go.", max_images=0)
+        assert inferencer.last_output is output
+        assert output == [word]
 
 
 def test_the_reason_is_the_last_events_too() -> None:

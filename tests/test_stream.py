@@ -194,13 +194,16 @@ def test_nothing_is_computed_before_the_first_event_is_asked_for() -> None:
     assert inferencer.last_output is None
 
 
-def test_an_image_is_drawn_while_its_steps_are_asked_for_and_no_further() -> None:
+def test_an_image_is_drawn_step_by_step_as_it_is_asked_for() -> None:
     inferencer = ScriptedInferencer(asks("One"))
     stream = inferencer.stream("Go.", **SHORT)
-    next(event for event in stream if isinstance(event, ImageStep))
+    branches = 2  # without an image there is no third one
     with counted(inferencer.model) as counts:
+        for steps in (1, 2):
+            next(event for event in stream if isinstance(event, ImageStep))
+            assert counts["latent calls"] == steps * branches
         stream.close()  # type: ignore[attr-defined]
-    assert not counts
+        assert counts["latent calls"] == 2 * branches
 
 
 def test_after_an_iterator_was_closed_the_next_run_is_as_if_nothing_had_been() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.picturebook import render, sample_caption
@@ -29,6 +30,7 @@ PARAMS = AutoEncoderParams(
     scale_factor=1.0,
     shift_factor=0.0,
 )
+_RATE = 2e-3
 _LATENT_NOISE = 0.1  # so that a sampled latent, never quite clean, decodes as well
 
 
@@ -42,8 +44,11 @@ def train_autoencoder(path: Path, *, steps: int, batch_size: int, device: str) -
         device: where to train.
     """
     torch.manual_seed(0)
-    model = AutoEncoder(PARAMS).to(device).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    model = AutoEncoder(PARAMS).to(device)
+    for module in model.modules():
+        if isinstance(module, nn.GroupNorm):
+            module.forward = partial(_normalise, module)  # type: ignore[method-assign]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     state_file, first = path.with_suffix(".training.pt"), 0
     if state_file.exists():
         state = torch.load(state_file, map_location=device)
@@ -53,8 +58,9 @@ def train_autoencoder(path: Path, *, steps: int, batch_size: int, device: str) -
     pictures = _pictures(seed=first, batch_size=batch_size)
     for step in range(first, steps):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * min(1.0, (step + 1) / 100, max(0.02, 2.5 * (1 - step / steps)))
-        loss = _loss(model, next(pictures).to(device))
+            group["lr"] = _RATE * min(1.0, (step + 1) / 100, max(0.01, 1.6 * (1 - step / steps)))
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+            loss = _loss(model, next(pictures).to(device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -77,7 +83,7 @@ def train_autoencoder(path: Path, *, steps: int, batch_size: int, device: str) -
 
 def load_autoencoder(path: Path, device: str) -> AutoEncoder:
     """Load a finished autoencoder with the normalisation that was measured for it."""
-    tensors = load_file(path, device=device)
+    tensors = load_file(path)
     shift, scale = tensors.pop("shift_factor"), tensors.pop("scale_factor")
     params = replace(PARAMS, shift_factor=float(shift), scale_factor=float(scale))
     model = AutoEncoder(params)
@@ -98,12 +104,26 @@ def to_pixels(pictures: list) -> Tensor:
     return levels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
+def _normalise(norm: nn.GroupNorm, features: Tensor) -> Tensor:
+    """GroupNorm by sums: its own backward takes 60% of a training step on a CPU."""
+    batch, channels, height, width = features.shape
+    wide = features.float()
+    sums = torch.stack([wide.sum((2, 3)), wide.square().sum((2, 3))])
+    grouped = sums.view(2, batch, norm.num_groups, -1).sum(3)
+    mean, square = grouped * (norm.num_groups / (channels * height * width))
+    scale = (square - mean.square()).clamp(min=0).add(norm.eps).rsqrt()
+    size = channels // norm.num_groups
+    gain = scale.repeat_interleave(size, 1) * norm.weight
+    shift = norm.bias - mean.repeat_interleave(size, 1) * gain
+    return features * gain[..., None, None].to(features) + shift[..., None, None].to(features)
+
+
 def _loss(model: AutoEncoder, pixels: Tensor) -> Tensor:
-    mean, log_variance = model.encoder(pixels).chunk(2, dim=1)
+    mean, log_variance = model.encoder(pixels).float().chunk(2, dim=1)
     # A weak pull to a unit Gaussian keeps latents smooth and of one scale.
     spread = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     noisy = mean + _LATENT_NOISE * torch.randn_like(mean)
-    decoded = model.decoder(noisy)
+    decoded = model.decoder(noisy).float()
     return F.l1_loss(decoded, pixels) + 2 * F.mse_loss(decoded, pixels) + 1e-3 * spread
 
 

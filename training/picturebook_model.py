@@ -25,14 +25,14 @@ from modeling.bagel import (
 )
 from modeling.qwen2 import Qwen2Tokenizer
 from training.autoencoder import PARAMS, load_autoencoder, train_autoencoder
-from training.decoder import Average, Plan, train_decoder
+from training.decoder import Average, Plan, accelerator, muon_and_adamw, train_decoder
 from training.picturebook import (
     VISION_PATCH,
     encode_pictures,
     sample_outline,
     texts_for_tokenizer,
 )
-from training.samples import FollowingIds, Recipe, parts_of
+from training.samples import FollowingIds, Recipe, by_length, parts_of
 from training.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 logger = logging.getLogger("auto_interleaved.training")
@@ -74,37 +74,52 @@ class Budget:
 
     vocab_size: int = 768
     tokenizer_stories: int = 3000
-    autoencoder_steps: int = 3000
-    autoencoder_batch: int = 8
-    caption_steps: int = 2000
+    autoencoder_steps: int = 6000
+    autoencoder_batch: int = 16
+    caption_steps: int = 1500
     story_steps: int = 12000
-    batch_tokens: int = 8192
+    batch_tokens: int = 4096
     pool: int = 512
 
 
 def train_picturebook(directory: Path, budget: Budget, device: str) -> None:
     """Train, or go on training, the bundled model; the finished checkpoint is in `directory`.
 
-    Every part resumes where it was: its state lies in `directory / "state"`.
+    Every part resumes where it was: its state lies in `directory / "state"`. Several processes
+    share the work on the decoder, each with samples of its own.
 
     Args:
         directory: where the checkpoint goes, in the published layout.
         budget: how much of everything.
         device: where to train.
     """
+    runner = accelerator(device)
     state = directory / "state"
     state.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    if not (directory / "vocab.json").exists():
-        texts = texts_for_tokenizer(budget.tokenizer_stories)
-        train_tokenizer(directory, texts, budget.vocab_size)
+    with runner.main_process_first():
+        if not (directory / "vocab.json").exists():
+            texts = texts_for_tokenizer(budget.tokenizer_stories)
+            train_tokenizer(directory, texts, budget.vocab_size)
+        autoencoder = _autoencoder(state, budget, str(runner.device))
     tokenizer = Qwen2Tokenizer.from_pretrained(directory)
-    autoencoder = _autoencoder(state, budget, device)
-    model = build_model(len(tokenizer)).to(device)
-    steps = 0
-    for stage, count in (("captions", budget.caption_steps), ("stories", budget.story_steps)):
-        steps += count
-        average = _train_stage(model, stage, steps, budget, tokenizer, autoencoder, state)
+    model = build_model(len(tokenizer)).to(runner.device)
+    torch.manual_seed(runner.process_index)
+    special, following = special_ids(tokenizer)
+    average = Average(model)
+    train_decoder(
+        model,
+        muon_and_adamw(model),
+        lambda first: batches(
+            first, budget, tokenizer.encode, following, autoencoder, runner.process_index
+        ),
+        special,
+        Plan(steps=budget.caption_steps + budget.story_steps),
+        state / "decoder",
+        runner,
+        average=average,
+    )
+    if runner.is_main_process:
         save_checkpoint(directory, model, average, autoencoder)
 
 
@@ -138,53 +153,38 @@ def special_ids(tokenizer: Qwen2Tokenizer) -> tuple[SpecialIds, FollowingIds]:
     return special, FollowingIds(image=start_of_image, end=end)
 
 
-def batches(
-    stage: str,
+def batches(  # noqa: PLR0913 - what samples are made with
     first: int,
     budget: Budget,
     tokenize: Callable[[str], list[int]],
     following: FollowingIds,
     autoencoder: AutoEncoder,
+    process: int,
 ) -> Iterator[list[list[Part]]]:
-    """Yield batches of sequences of like length, the same ones whenever training resumes.
+    """Yield batches of sequences of like length: single captions at first, then everything.
 
     Args:
-        stage: what is sampled, see `sample_outline`.
-        first: the step to begin at; pools are numbered by the step they begin at.
-        budget: tokens a batch, samples a pool.
+        first: the step to begin at.
+        budget: steps of the first stage, tokens a batch, samples a pool.
         tokenize: text to ids.
         following: ids learnt after a text's eos.
         autoencoder: encodes the pictures.
+        process: each process draws samples of its own.
     """
     step = first
     while True:
-        rng = Random(f"{stage} {step}")
+        stage = "captions" if step < budget.caption_steps else "stories"
+        rng = Random(f"{stage} {step} {process}")
         outlines = [sample_outline(rng, stage) for _ in range(budget.pool)]
         encoded = encode_pictures(outlines, autoencoder)
+        recipe = Recipe(copies=4 if stage == "captions" else 2)
         sequences = [
-            parts_of(outline, pictures, tokenize, following, Recipe(), rng)
+            parts_of(outline, pictures, tokenize, following, recipe, rng)
             for outline, pictures in zip(outlines, encoded, strict=True)
         ]
-        for batch in _by_length(sequences, budget.batch_tokens, rng):
+        for batch in by_length(sequences, budget.batch_tokens, rng):
             yield batch
             step += 1
-
-
-def _by_length(
-    sequences: list[list[Part]], batch_tokens: int, rng: Random
-) -> list[list[list[Part]]]:
-    """Cut sequences into batches of like length, in random order."""
-    grouped: list[list[list[Part]]] = [[]]
-    for sequence in sorted(sequences, key=_length):
-        if (len(grouped[-1]) + 1) * _length(sequence) > batch_tokens and grouped[-1]:
-            grouped.append([])
-        grouped[-1].append(sequence)
-    rng.shuffle(grouped)
-    return grouped
-
-
-def _length(sequence: list[Part]) -> int:
-    return sum(part.length for part in sequence)
 
 
 def _autoencoder(state: Path, budget: Budget, device: str) -> AutoEncoder:
@@ -196,26 +196,6 @@ def _autoencoder(state: Path, budget: Budget, device: str) -> AutoEncoder:
         steps=budget.autoencoder_steps,
         batch_size=budget.autoencoder_batch,
         device=device,
-    )
-
-
-def _train_stage(  # noqa: PLR0913 - what a stage is made of
-    model: Bagel,
-    stage: str,
-    steps: int,
-    budget: Budget,
-    tokenizer: Qwen2Tokenizer,
-    autoencoder: AutoEncoder,
-    state: Path,
-) -> Average:
-    special, following = special_ids(tokenizer)
-    plan = Plan(steps=steps, decay=0.4 if stage == "stories" else 0.05)
-    return train_decoder(
-        model,
-        lambda first: batches(stage, first, budget, tokenizer.encode, following, autoencoder),
-        special,
-        plan,
-        state / "decoder.pt",
     )
 
 
@@ -244,6 +224,7 @@ def save_checkpoint(
             "scale_factor": autoencoder.params.scale_factor,
             "shift_factor": autoencoder.params.shift_factor,
         },
+        "dtype": "float32",  # which a CPU computes fastest at this size
         "protocol": "native",
         "image_shape": [PICTURE_SIZE, PICTURE_SIZE],
     }

@@ -6,7 +6,7 @@ noised copies to learn drawing from and the dropped contexts that guidance needs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -170,3 +170,20 @@ def _read(picture: EncodedPicture, latent: bool, recipe: Recipe, rng: Random) ->
         noise = rng.random() * recipe.context_noise * torch.randn_like(picture.latent)
         parts.append(LatentPart(latent=picture.latent + noise, grid=picture.grid))
     return [*parts, VisionPart(patches=picture.patches, grid=picture.patch_grid)]
+
+
+def by_length(
+    sequences: Sequence[list[Part]], batch_tokens: int, rng: Random
+) -> list[list[list[Part]]]:
+    """Cut sequences into batches of like length, in random order."""
+    grouped: list[list[list[Part]]] = [[]]
+    for sequence in sorted(sequences, key=_length):
+        if (len(grouped[-1]) + 1) * _length(sequence) > batch_tokens and grouped[-1]:
+            grouped.append([])
+        grouped[-1].append(sequence)
+    rng.shuffle(grouped)
+    return grouped
+
+
+def _length(sequence: list[Part]) -> int:
+    return sum(part.length for part in sequence)

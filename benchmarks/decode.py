@@ -1,110 +1,207 @@
-"""Seconds a token against the length of the context, beside the naive cache and the roofline.
+"""Milliseconds a written token against the length of the context.
 
 python -m benchmarks.decode --model mid
+python -m benchmarks.decode --model bundled
 python -m benchmarks.decode --model 7b --device cuda --dtype bfloat16
+
+Beside ours stand the naive cache, the time of the attention alone (the calls that our decoder makes
+for one token, overheard and made again), and the roofline: the bytes that a token needs over the
+bandwidth of the device, measured in this run. Everything takes turns in one loop.
 """
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from typing import Any
+from unittest import mock
 
 import torch
+from torch import Tensor
 
 from benchmarks import naive
+from benchmarks.contexts import LENGTHS, filled, filled_naively, longest_by_default, usable_lengths
 from benchmarks.models import build
-from benchmarks.table import alternating_seconds, head, median_seconds, show
-from modeling.attention import attend
+from benchmarks.roofline import bandwidth, token_bytes
+from benchmarks.table import alternating_seconds, head, judge, parser, show
+from modeling.attention import Projected, Sequences
 from modeling.bagel import Bagel
+from modeling.bagel.qwen2_navit import Pair, Qwen2Model
 from modeling.context import Context
 from modeling.decoding import decode, greedy
 
-LENGTHS = (0, 2048, 8192, 32768)
+FIRST_ID = 1
+GROWTH_LENGTH = 8192  # where the criteria are set
 
 
-def read(model: Bagel, length: int) -> tuple[Context, naive.NaiveContext]:
-    """Return both kinds of context after `length` tokens of text."""
-    ids = torch.arange(length) % 1000 + 10
-    context, slow = model.new_context(), naive.NaiveContext()
-    for part in ids.split(2048):
-        if len(part):
-            context, _ = model.read(context, model.text_block(part))
-    for layer in range(context.store.num_layers if length else 0):
-        rows = context.rows(layer)
-        assert rows is not None
-        slow.keys[layer], slow.values[layer] = (row.clone() for row in rows)
-    slow.length, slow.position = context.length, context.position
-    return context, slow
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Seconds a token after a context of some length."""
+
+    length: int
+    ours: float
+    attention: float
+    naive: float
+    roof: float
+
+    @property
+    def beyond(self) -> float:
+        """What is not attention."""
+        return self.ours - self.attention
 
 
-def attention_seconds(model: Bagel, length: int) -> float:
-    """Return the seconds that attention alone takes for a token, over all layers."""
-    config = model.language_model.config
-    head_dim = config.hidden_size // config.num_attention_heads
-    like = {"device": model.device, "dtype": model.dtype}
-    query = torch.randn(1, config.num_attention_heads, head_dim, **like)
-    key = torch.randn(length + 1, config.num_key_value_heads, head_dim, **like)
-    value = torch.randn_like(key)
-    with torch.inference_mode():
-        once = median_seconds(lambda: attend(query, key, value), repeats=30, warm_up=5)
-    return once * config.num_hidden_layers
+def write(model: Bagel, context: Context, count: int) -> list[int]:
+    """Write so many greedy tokens."""
+    return [token for token, _ in decode(model, context, FIRST_ID, greedy, at_most=count)]
 
 
-def measure(model: Bagel, tokens: int, repeats: int, longest: int) -> list[list[object]]:
-    """Return one row a context length."""
-    rows: list[list[object]] = []
-    for length in (n for n in LENGTHS if n <= longest):
-        context, slow = read(model, length)
+def write_naively(model: Bagel, context: naive.NaiveContext, count: int) -> list[int]:
+    """Write the same with the naive cache."""
+    return list(islice(naive.tokens(model, context.alias(), FIRST_ID), count))
 
-        def ours(context: Context = context) -> list[int]:
-            return [token for token, _ in islice(decode(model, context, 1, greedy), tokens)]
 
-        def theirs(slow: naive.NaiveContext = slow) -> list[int]:
-            return naive.decode(model, slow.fork(), 1, tokens)
+@dataclass(frozen=True, eq=False)
+class _Heard:
+    """Passes every call of attention on, and notes how to make it again."""
 
-        def forked(slow: naive.NaiveContext = slow) -> object:
-            return slow.fork()
+    sequences: Sequences
+    calls: list[Callable[[], object]]
 
-        assert ours() == theirs(), "both ways write the same tokens"
-        fast, copying, fork = alternating_seconds([ours, theirs, forked], repeats=repeats)
-        attention = attention_seconds(model, length)
-        each, each_naive = fast / tokens, (copying - fork) / tokens
-        rows.append(
-            [
-                length,
-                each * 1e3,
-                attention * 1e3,
-                (each - attention) * 1e3,
-                each_naive * 1e3,
-                each_naive / each,
-            ]
+    def attend(
+        self, layer: int, text: Projected, latent: Projected | None
+    ) -> tuple[Tensor, Tensor | None]:
+        self.calls.append(partial(self.sequences.attend, layer, text, latent))
+        return self.sequences.attend(layer, text, latent)
+
+
+def attention_calls(model: Bagel, context: Context, tokens: int) -> list[Callable[[], object]]:
+    """Write, and return the calls of attention of the last token, one a layer, to make again.
+
+    They write the token's keys and values into the same free slots, and read what they read.
+    """
+    forward, calls = Qwen2Model.forward, list[Callable[[], object]]()
+
+    def overheard(
+        decoder: Qwen2Model, text: Tensor, latent: Tensor | None, rotary: Any, rows: Sequences
+    ) -> Pair:
+        return forward(decoder, text, latent, rotary, _Heard(rows, calls))
+
+    with mock.patch.object(Qwen2Model, "forward", overheard):
+        write(model, context, tokens)
+    return calls[-model.language_model.config.num_hidden_layers :]
+
+
+@torch.inference_mode()
+def attend_again(calls: list[Callable[[], object]]) -> None:
+    """Do the attention of a token."""
+    for call in calls:
+        call()
+
+
+def without_launches(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """Return work that costs no more than it takes the device: on CUDA, recorded as a graph."""
+    if device.type != "cuda":
+        return run
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def repeated(run: Callable[[], object], count: int) -> None:
+    """Run so many times."""
+    for _ in range(count):
+        run()
+
+
+def measure(model: Bagel, *, tokens: int, repeats: int, lengths: list[int]) -> list[Cost]:
+    """Measure every length, all of them in turn."""
+    runs: list[Callable[[], object]] = []
+    for length in lengths:
+        context = filled(model, length)
+        copied = filled_naively(model, length)
+        if model.dtype == torch.float32:
+            same = write(model, context, tokens) == write_naively(model, copied, tokens)
+            assert same, "both ways write the same tokens"
+        attention = partial(attend_again, attention_calls(model, context, tokens))
+        runs += [
+            partial(write, model, context, tokens),
+            partial(repeated, without_launches(attention, model.device), tokens),
+            partial(write_naively, model, copied, tokens),
+        ]
+    seconds = [total / tokens for total in alternating_seconds(runs, repeats=repeats)]
+    rate = bandwidth(model.device, model.dtype)
+    return [
+        Cost(
+            length=length,
+            ours=ours,
+            attention=attention,
+            naive=slow,
+            roof=token_bytes(model, length) / rate,
         )
-    return rows
+        for length, ours, attention, slow in zip(
+            lengths, seconds[::3], seconds[1::3], seconds[2::3], strict=True
+        )
+    ]
+
+
+def verdicts(costs: list[Cost]) -> list[str]:
+    """Compare with what is asked for, at the longest length up to 8k."""
+    first, far = costs[0], [cost for cost in costs if cost.length <= GROWTH_LENGTH][-1]
+    growth = f"beyond attention, context {far.length} over context {first.length}"
+    times = f"naive over ours, context {far.length}"
+    return [
+        judge(growth, far.beyond / first.beyond, most=1.15),
+        judge(times, far.naive / far.ours, least=4),
+    ]
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=("mid", "7b"), default="mid")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--longest", type=int, default=LENGTHS[-1])
-    arguments = parser.parse_args()
-    dtype = getattr(torch, arguments.dtype)
-    model = build(arguments.model, arguments.device, dtype)
-    rows = measure(model, arguments.tokens, arguments.repeats, arguments.longest)
-    weights = sum(p.numel() * p.element_size() for p in model.language_model.parameters())
-    embedded = model.language_model.model.embed_tokens.weight
-    text = (weights - 2 * embedded.numel() * embedded.element_size()) / 2
-    read_bytes = text + embedded.numel() * embedded.element_size()
+    command_line = parser(__doc__, repeats=5)
+    command_line.add_argument("--tokens", type=int, default=32, help="a run; default: %(default)s")
+    command_line.add_argument("--longest", type=int, help="default: 8192 on a CPU, else 32768")
+    arguments = command_line.parse_args()
+    longest = arguments.longest or longest_by_default(arguments.device)
+    model = build(arguments.model, arguments.device, arguments.dtype).model
+    lengths = usable_lengths(model, LENGTHS, longest, arguments.tokens)
+    costs = measure(model, tokens=arguments.tokens, repeats=arguments.repeats, lengths=lengths)
     show(
-        head(f"Decode, {arguments.model}", arguments.device, dtype)
-        + f"\n{read_bytes / 1e6:.1f} MB of weights are read a token; ms a token:\n",
-        ("context", "ours", "of it attention", "without attention", "naive", "naive / ours"),
-        rows,
+        head(f"Decode, {arguments.model}", arguments.device, arguments.dtype)
+        + f"\n{token_bytes(model, 0) / 1e6:.1f} MB of weights are read a token. {arguments.tokens} "
+        f"tokens a run, median of {arguments.repeats} runs; ms a token:\n",
+        (
+            "context",
+            "ours",
+            "attention",
+            "beyond it",
+            "naive",
+            "naive / ours",
+            "roofline",
+            "roof %",
+        ),
+        [
+            (
+                cost.length,
+                cost.ours * 1e3,
+                cost.attention * 1e3,
+                cost.beyond * 1e3,
+                cost.naive * 1e3,
+                cost.naive / cost.ours,
+                cost.roof * 1e3,
+                100 * cost.roof / cost.ours,
+            )
+            for cost in costs
+        ],
     )
+    print("What is asked for, at the mid size on a CPU:", *verdicts(costs), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,20 @@
-"""Models to measure: shapes with random weights, built where they run."""
+"""Models to measure: the bundled one, and shapes with random weights, built where they run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 
-from modeling.autoencoder import AutoEncoderParams
+from auto_interleaved_inference import AutoInterleavedInferencer
+from data.data_utils import add_special_tokens
+from data.transforms import ImageTransform
+from modeling.autoencoder import AutoEncoder, AutoEncoderParams
 from modeling.bagel import (
     Bagel,
     BagelConfig,
@@ -15,18 +23,25 @@ from modeling.bagel import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
+from modeling.qwen2 import Qwen2Tokenizer
 
-MARKERS = (3, 4)
+NUM_WRITABLE = 94  # the alphabet's first symbols: visible ASCII, one character a token
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Sizes of a model and of its usual image, in latent tokens a side."""
+    """Sizes of a model and of its images.
 
-    decoder: dict[str, int]
-    vision: dict[str, int]
-    max_latent_size: int
-    image_side: int
+    Attributes:
+        decoder, vision: their configurations.
+        autoencoder: its parameters where they differ from the published ones.
+        latent_side: tokens a side of the largest image that is drawn, and of the usual one.
+    """
+
+    decoder: dict[str, Any]
+    vision: dict[str, Any]
+    autoencoder: dict[str, Any] = field(default_factory=dict)
+    latent_side: int
 
 
 SHAPES = {
@@ -38,6 +53,7 @@ SHAPES = {
             "num_hidden_layers": 8,
             "num_attention_heads": 8,
             "num_key_value_heads": 2,
+            "max_position_embeddings": 1 << 17,
         },
         vision={
             "hidden_size": 256,
@@ -47,8 +63,8 @@ SHAPES = {
             "image_size": 224,
             "patch_size": 14,
         },
-        max_latent_size=16,
-        image_side=16,
+        autoencoder={"ch": 32},
+        latent_side=16,
     ),
     "7b": Shape(
         decoder={
@@ -58,6 +74,7 @@ SHAPES = {
             "num_hidden_layers": 28,
             "num_attention_heads": 28,
             "num_key_value_heads": 4,
+            "max_position_embeddings": 1 << 17,
         },
         vision={
             "hidden_size": 1152,
@@ -67,35 +84,79 @@ SHAPES = {
             "image_size": 980,
             "patch_size": 14,
         },
-        max_latent_size=64,
-        image_side=64,
+        latent_side=64,
     ),
 }
 
 
-def build(name: str, device: torch.device | str, dtype: torch.dtype) -> Bagel:
-    """Build a model of a named shape with small random weights, directly on its device."""
-    shape = SHAPES[name]
-    llm_config = Qwen2Config(
-        **shape.decoder,
-        rope_theta=1e6,
-        max_position_embeddings=1 << 17,
-        tie_word_embeddings=False,
+def build(name: str, device: torch.device | str, dtype: torch.dtype) -> AutoInterleavedInferencer:
+    """Build a model by name, directly on its device, with everything around it."""
+    if name in SHAPES:
+        inferencer = build_shape(SHAPES[name], device, dtype)
+    else:
+        from modeling.checkpoint import BUNDLED_MODEL
+
+        inferencer = AutoInterleavedInferencer.from_pretrained(
+            BUNDLED_MODEL, device=device, dtype=dtype
+        )
+    inferencer.set_progress_bar_config(disable=True)
+    return inferencer
+
+
+def build_shape(
+    shape: Shape, device: torch.device | str, dtype: torch.dtype
+) -> AutoInterleavedInferencer:
+    """Build a shape with random weights.
+
+    Greedy texts of such a model hold visible ASCII only, a character a token: they never end by
+    themselves, and tokenising them again gives the same ids.
+    """
+    params = AutoEncoderParams(**shape.autoencoder)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    torch.manual_seed(0)
+    try:
+        with torch.device(device):
+            model, autoencoder = _random_bagel(shape, params), AutoEncoder(params)
+    finally:
+        torch.set_default_dtype(default)
+    for module in (model, autoencoder):
+        module.to(device).eval().requires_grad_(False)  # position tables are made on the CPU
+    # Zeroed, not left out: as many bytes are read and as many products computed.
+    model.language_model.lm_head.weight[NUM_WRITABLE:] = 0
+    tokenizer, new_token_ids, _ = add_special_tokens(_byte_tokenizer())
+    stride, patch = model.latent_downsample, model.vit_patch_size
+    largest, seen = shape.latent_side * stride, shape.vision["image_size"]
+    return AutoInterleavedInferencer(
+        model,
+        autoencoder,
+        tokenizer,
+        ImageTransform(largest, largest // 2, stride),
+        ImageTransform(seen, min(224, seen), patch),
+        new_token_ids,
+        image_shape=(largest, largest),
     )
+
+
+def _random_bagel(shape: Shape, params: AutoEncoderParams) -> Bagel:
+    llm_config = Qwen2Config(**shape.decoder, rope_theta=1e6, tie_word_embeddings=False)
     vit_config = SiglipVisionConfig(**shape.vision)
     config = BagelConfig(
         llm_config=llm_config,
         vit_config=vit_config,
-        vae_config=AutoEncoderParams(),
-        max_latent_size=shape.max_latent_size,
+        vae_config=params,
+        max_latent_size=shape.latent_side,
         vit_max_num_patch_per_side=vit_config.image_size // vit_config.patch_size,
     )
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            model = Bagel(Qwen2ForCausalLM(llm_config), SiglipVisionModel(vit_config), config)
-            model.vit_model.vision_model.embeddings.convert_conv2d_to_linear(vit_config)
-    finally:
-        torch.set_default_dtype(default)
-    return model.to(dtype).eval().requires_grad_(False)
+    model = Bagel(Qwen2ForCausalLM(llm_config), SiglipVisionModel(vit_config), config)
+    model.vit_model.vision_model.embeddings.convert_conv2d_to_linear(vit_config)
+    return model
+
+
+def _byte_tokenizer() -> Qwen2Tokenizer:
+    """Make a tokenizer whose tokens are the bytes; visible ASCII comes first."""
+    with tempfile.TemporaryDirectory() as directory:
+        alphabet = {symbol: index for index, symbol in enumerate(sorted(ByteLevel.alphabet()))}
+        Path(directory, "vocab.json").write_text(json.dumps(alphabet), encoding="utf-8")
+        Path(directory, "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+        return Qwen2Tokenizer.from_pretrained(directory)

@@ -1,16 +1,17 @@
 """The slow way, as a yardstick: caches that are allocated and copied anew at every step.
 
 This keeps its cache the way the published inference code does: every layer, at every token and at
-every denoising step, allocates room for the whole context, scatters what is cached and what is new
-into it by lists of indices, and guidance contexts are deep copies. It runs the same layers with the
-same weights; only who attends to what is found differently.
+every denoising step, allocates room for the whole context and scatters what is new and what is
+cached into it by index; forks and guidance contexts are deep copies; every branch is computed at
+every guided step. It runs the same layers with the same weights and the same attention, so that it
+is slower by its ways alone.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from modeling.attention import Projected, attend
 from modeling.bagel import Bagel
 from modeling.bagel.blocks import Block
+from modeling.context import Context
 from modeling.flow import ImageOptions, guide, schedule
 
 
@@ -30,9 +32,29 @@ class NaiveContext:
     length: int = 0
     position: int = 0
 
+    @classmethod
+    def of(cls, context: Context) -> NaiveContext:
+        """Return a copy of what a context holds."""
+        copied = cls(length=context.length, position=context.position)
+        for layer in range(context.store.num_layers):
+            rows = context.rows(layer)
+            if rows is not None:
+                copied.keys[layer], copied.values[layer] = (row.clone() for row in rows)
+        return copied
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held."""
+        tensors = (*self.keys.values(), *self.values.values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
     def fork(self) -> NaiveContext:
         """Copy everything."""
         return copy.deepcopy(self)
+
+    def alias(self) -> NaiveContext:
+        """Return the same tensors under another name; what it reads on does not show here."""
+        return replace(self, keys=dict(self.keys), values=dict(self.values))
 
 
 @dataclass
@@ -43,6 +65,8 @@ class _CopyingRow:
     num_text: int
     causal: bool
     keep: bool
+    cached_places: Tensor
+    new_places: Tensor
 
     def attend(
         self, layer: int, text: Projected, latent: Projected | None
@@ -63,12 +87,10 @@ class _CopyingRow:
         return attended[: self.num_text], attended[self.num_text :]
 
     def _merged(self, cached: Tensor | None, new: Tensor) -> Tensor:
-        length = 0 if cached is None else cached.shape[0]
-        merged = new.new_zeros(length + new.shape[0], *new.shape[1:])
+        merged = new.new_zeros(len(self.cached_places) + len(self.new_places), *new.shape[1:])
+        merged[self.new_places] = new
         if cached is not None:
-            merged[torch.tensor(list(range(length)), device=new.device)] = cached
-        places = list(range(length, length + new.shape[0]))
-        merged[torch.tensor(places, device=new.device)] = new
+            merged[self.cached_places] = cached
         return merged
 
 
@@ -86,7 +108,15 @@ def extend(
         decoder.rotary(text_positions),
         decoder.rotary(latent_positions) if block.latent is not None else None,
     )
-    row = _CopyingRow(context, block.num_text, block.causal, keep)
+    places = torch.arange(context.length + block.length, device=device)
+    row = _CopyingRow(
+        context,
+        block.num_text,
+        block.causal,
+        keep,
+        cached_places=places[: context.length],
+        new_places=places[context.length :],
+    )
     hidden = decoder(block.text, block.latent, rotaries, row)
     if keep:
         context.length += block.length
@@ -94,14 +124,13 @@ def extend(
     return hidden
 
 
-def decode(model: Bagel, context: NaiveContext, first_id: int, count: int) -> list[int]:
-    """Write `count` greedy tokens."""
-    token, written = first_id, []
-    for _ in range(count):
+def tokens(model: Bagel, context: NaiveContext, first_id: int) -> Iterator[int]:
+    """Write greedy tokens for as long as they are asked for; the context goes along."""
+    token = first_id
+    while True:
         hidden, _ = extend(model, context, model.text_block([token]))
         token = int(model.logits(hidden[-1:])[0].argmax())
-        written.append(token)
-    return written
+        yield token
 
 
 def draw(
@@ -112,8 +141,11 @@ def draw(
     markers: tuple[int, int],
     options: ImageOptions,
 ) -> Tensor:
-    """Sample an image, every branch computed at every guided step."""
-    latent = noise
+    """Sample an image, every branch computed at every guided step.
+
+    Contexts are the full one, and where there is guidance those without text and without images.
+    """
+    latent = noise.to(model.device)
     times = schedule(options.num_timesteps, options.timestep_shift)
     for time, following in zip(times[:-1], times[1:], strict=True):
         block = model.latent_block(latent, grid, markers, time)
@@ -123,6 +155,13 @@ def draw(
             _, drawn = extend(model, context, block, keep=False)
             assert drawn is not None
             velocities.append(model.velocity(drawn))
-        v = guide(*velocities, options) if len(velocities) == 3 else velocities[0]
-        latent = latent - v * (time - following)
+        latent = latent - _guided(velocities, options) * (time - following)
     return latent
+
+
+def _guided(velocities: Sequence[Tensor], options: ImageOptions) -> Tensor:
+    full, *others = velocities
+    if not others:
+        return full
+    without_text, *rest = others
+    return guide(full, without_text, rest[0] if rest else None, options)

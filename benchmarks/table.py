@@ -1,53 +1,96 @@
-"""What every benchmark needs: a clock, a table, and the machine in its head."""
+"""What every benchmark needs: a command line, a clock, a table, and the machine in its head."""
 
 from __future__ import annotations
 
+import argparse
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import date
 
 import accelerate
 import torch
 import transformers
 
+MODELS = ("bundled", "mid", "7b")
 
-def median_seconds(run: Callable[[], object], *, repeats: int, warm_up: int = 2) -> float:
-    """Return the median wall-clock seconds of a call, the device's work included."""
-    times = []
-    for number in range(warm_up + repeats):
-        started = time.perf_counter()
-        run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        if number >= warm_up:
-            times.append(time.perf_counter() - started)
-    return statistics.median(times)
+
+def parser(description: str | None, *, repeats: int) -> argparse.ArgumentParser:
+    """Return a command line with what all benchmarks take."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--model", choices=MODELS, default="mid", help="default: %(default)s")
+    made.add_argument("--device", default="cpu", help="cpu, cuda or mps; default: %(default)s")
+    made.add_argument("--dtype", type=_dtype, default=torch.float32, help="default: float32")
+    made.add_argument("--repeats", type=int, default=repeats, help="default: %(default)s")
+    return made
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise argparse.ArgumentTypeError(f"{name!r} is no dtype such as float32 or bfloat16")
+    return dtype
+
+
+def synchronize() -> None:
+    """Wait until the device has done everything that it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Return the wall-clock seconds of one call, the device's work included."""
+    synchronize()
+    started = time.perf_counter()
+    run()
+    synchronize()
+    return time.perf_counter() - started
 
 
 def alternating_seconds(
     runs: Sequence[Callable[[], object]], *, repeats: int, warm_up: int = 1
 ) -> list[float]:
     """Return the median seconds of several calls that take turns, so that drift hits them alike."""
-    times: list[list[float]] = [[] for _ in runs]
-    for number in range(warm_up + repeats):
-        for run, kept in zip(runs, times, strict=True):
-            seconds = median_seconds(run, repeats=1, warm_up=0)
-            if number >= warm_up:
-                kept.append(seconds)
-    return [statistics.median(kept) for kept in times]
+    for _ in range(warm_up):
+        for run in runs:
+            run()
+    rounds = [[seconds(run) for run in runs] for _ in range(repeats)]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+
+
+@dataclass(eq=False)
+class Clock:
+    """Adds up the seconds of named parts of some work."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, part: str, *, wait: bool = True) -> Iterator[None]:
+        """Time the block; `wait` also waits for what it left to the device."""
+        started = time.perf_counter()
+        try:
+            yield
+            if wait:
+                synchronize()
+        finally:
+            passed = time.perf_counter() - started
+            self.seconds[part] = self.seconds.get(part, 0.0) + passed
 
 
 def head(title: str, device: torch.device | str, dtype: torch.dtype) -> str:
     """Return a title with the date, the machine and the versions."""
     device = torch.device(device)
-    where = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    )
+    where = f"{platform.machine()} {device.type.upper()}, {torch.get_num_threads()} threads"
+    if device.type == "cuda":
+        where = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     versions = (
         f"Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}, accelerate {accelerate.__version__}"
@@ -64,6 +107,17 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
         print("| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |")
     print()
     sys.stdout.flush()
+
+
+def judge(
+    what: str, measured: float, *, most: float | None = None, least: float | None = None
+) -> str:
+    """Say in a line whether a measured number lies within its bounds."""
+    met = (least is None or least <= measured) and (most is None or measured <= most)
+    bounds = [f"at least {least:g}"] if least is not None else []
+    bounds += [f"at most {most:g}"] if most is not None else []
+    wanted = " and ".join(bounds)
+    return f"{'met' if met else 'NOT MET'}: {what}: {measured:.3g}, wanted {wanted}"
 
 
 def _cell(value: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import Any
 
 from PIL import Image
@@ -160,9 +160,9 @@ class InterleaveInferencer(Verbs):
         if max_length < 1:
             raise ValueError(f"max_length must be at least 1, got {max_length}")
         choose = choice(do_sample=do_sample, temperature=temperature)
-        tokens = (token for token, _ in self.write(gen_context, choose))
+        tokens = (token for token, _ in self.write(gen_context, choose, max_length - 1))
         ends = (self.eos, self.bos)
-        ids = list(takewhile(lambda token: token not in ends, islice(tokens, max_length - 1)))
+        ids = list(takewhile(lambda token: token not in ends, tokens))
         return self.tokenizer.decode(ids)
 
     def interleave_inference(  # noqa: PLR0913 - the published signature

@@ -132,8 +132,9 @@ class Writer:
         trigger = self._protocol.trigger
         wants_marker = isinstance(trigger, Sampled) and trigger.in_text
         start_of_image, _ = self._inferencer.markers
+        most = min(limit, space)
         for count, (token, context) in enumerate(
-            self._inferencer.write(draft.context, self._choose), start=1
+            self._inferencer.write(draft.context, self._choose, most), start=1
         ):
             draft.context, draft.fed = context, count - 1
             if token in self._ends:
@@ -143,7 +144,7 @@ class Writer:
                 draft.ending = "draw"
                 return
             yield token
-            if count >= min(limit, space):
+            if count >= most:
                 draft.ending = "length" if count == limit else "context_full"
                 return
 

@@ -18,7 +18,7 @@ from data.output.events import Event, Finished
 from inferencer import InterleaveInferencer
 from modeling.bagel import Bagel
 from modeling.context import Context
-from modeling.decoding import Choice
+from modeling.decoding import Choice, choice
 from modeling.flow import FlowStep, ImageOptions
 from tests.builders import BOS, EOS, START, toy_bagel, toy_inferencer
 
@@ -103,13 +103,21 @@ class ScriptedInferencer(AutoInterleavedInferencer):
         self.drawn: list[Drawn] = []
         self._then = SILENCE
 
-    def write(self, context: Context, choose: Choice) -> Iterator[tuple[int, Context]]:
+    def write(
+        self, context: Context, choose: Choice, at_most: int | None = None
+    ) -> Iterator[tuple[int, Context]]:
         said = next(self.script, None)
         if said is None:
             raise AssertionError("the script is over")
         self.views.append(Seen.of(context))
         self._then = said.then
-        return super().write(context, lambda written, _: said.ids[len(written)])
+
+        def script(written: Tensor, scores: Tensor) -> Tensor:
+            chosen = torch.full_like(scores, -torch.inf)
+            chosen[:, said.ids[written.shape[1]]] = 0
+            return chosen
+
+        return super().write(context, choice(do_sample=False, logits_processor=script), at_most)
 
     def read_ids(self, ids: Sequence[int], context: Context) -> tuple[Context, int]:
         return super().read_ids(ids, context)[0], self._then
@@ -205,15 +213,14 @@ def pixels(output: InterleavedOutput) -> list[bytes]:
 
 @contextmanager
 def counted(model: Bagel) -> Iterator[Counter[str]]:
-    """Count the calls of the decoder, and the tokens that pass its first layer."""
+    """Count the calls of the decoder, the tokens in its first layer, and the rows of latents."""
     counts: Counter[str] = Counter()
 
     def count(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
         text, latent = arguments[:2]
-        drawing = latent is not None and len(text) == 2
         counts["calls"] += 1
         counts["tokens"] += len(text) + (0 if latent is None else len(latent))
-        counts["latent calls"] += drawing
+        counts["image rows"] += 0 if latent is None else len(text) // 2  # each has two markers
 
     hook = model.language_model.model.layers[0].register_forward_pre_hook(count)
     try:

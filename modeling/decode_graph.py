@@ -1,0 +1,214 @@
+"""One token's way through the decoder as fixed work, which a CUDA device repeats by itself.
+
+The step of `feed_token` is new work for every token: Python starts each kernel, and the slots that
+attention reads grow by one. Here id, position and slot lie on the device, keys and values enter a
+store's buffers by index, and attention reads a bucket of slots of which only the device knows how
+many count. Such a step is recorded once and repeated for all tokens that lie in the bucket.
+
+The choice of the next token stays outside. The host runs ahead of the device, so that its few
+kernels cost no time, and every generator keeps its own account of what was drawn.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from modeling.attention import Projected, attend
+from modeling.bagel.bagel import Bagel
+from modeling.cuda_graph import Work, captured
+from modeling.kv_store import Tail
+
+logger = logging.getLogger("auto_interleaved")
+
+Feed = Callable[[Tail, Tensor], Tensor]
+Buffers = Sequence[tuple[Tensor, Tensor]]  # keys and values of every layer
+
+BUCKET = 512  # slots; a recorded step reads a multiple of them
+PATIENCE = 16  # tokens; a shorter text would not pay for a recording
+_HALVES = (torch.bfloat16, torch.float16)
+
+
+def feed_token(model: Bagel, tail: Tail, token: Tensor) -> Tensor:
+    """Feed a (1,) id into a tail of one slot; return (vocabulary,) logits of what follows."""
+    [(hidden, _)] = model.extend([(tail, model.text_block(token))])
+    return model.logits(hidden)[0]
+
+
+class GraphFeed:
+    """Feeds tokens as `feed_token` does, by steps that are recorded once a bucket.
+
+    It owns the recordings and lives as long as one text. They read and write the buffers that the
+    store had when they were made. These are known by weak references: a recording does not keep
+    them, and is never repeated once the store has grown out of them.
+
+    Args:
+        model: the model.
+        record: turns work into its repetition; the default needs CUDA.
+        patience: how many tokens to feed before the first recording.
+    """
+
+    def __init__(
+        self,
+        model: Bagel,
+        record: Callable[[Work, torch.device], Work] | None = None,
+        patience: int = PATIENCE,
+    ) -> None:
+        self._model = model
+        self._record = captured if record is None else record
+        self._patience: float = patience
+        self._inputs = _Inputs.on(model.device)
+        self._repeats: dict[int, Work] = {}
+        self._known: list[weakref.ref[Tensor]] = []
+
+    def __call__(self, tail: Tail, token: Tensor) -> Tensor:
+        """Feed a (1,) id into a tail of one slot; return (vocabulary,) logits of what follows.
+
+        The next call may overwrite them.
+        """
+        self._patience -= 1
+        # Until every layer has written there are no buffers.
+        buffers = tail.store.buffers() if self._patience < 0 else []
+        if buffers:
+            self._inputs.set(tail, token)
+            repeat = self._step_for(tail.start, buffers)
+            if repeat is not None:
+                return repeat()
+        return feed_token(self._model, tail, token)
+
+    def _step_for(self, slot: int, buffers: Buffers) -> Work | None:
+        """Return the step of the bucket that a slot lies in, or None if none can be recorded."""
+        self._forget_all_but(buffers)
+        capacity = buffers[0][0].shape[0]
+        bucket = min((slot // BUCKET + 1) * BUCKET, capacity)
+        if bucket not in self._repeats:
+            try:
+                self._repeats[bucket] = self._recorded(slot, bucket, buffers)
+            except Exception as error:
+                _tell_once(f"{type(error).__name__}: {error}")
+                self._patience = math.inf
+        return self._repeats.get(bucket)
+
+    def _recorded(self, slot: int, bucket: int, buffers: Buffers) -> Work:
+        views = [(keys[:bucket], values[:bucket]) for keys, values in buffers]
+        for pair in views:
+            for buffer in pair:
+                # Nobody living holds these slots. They count for nothing, but nothing times what
+                # is no number, as memory may hold at first, is no number either.
+                buffer[slot:] = 0
+        work = partial(_step, self._model, self._inputs, views)
+        return self._record(work, self._inputs.slot.device)
+
+    def _forget_all_but(self, buffers: Buffers) -> None:
+        """Drop the recordings if they were made over other buffers than these."""
+        flat = [buffer for pair in buffers for buffer in pair]
+        known = [reference() for reference in self._known]
+        if len(known) != len(flat) or any(a is not b for a, b in zip(known, flat, strict=True)):
+            self._repeats.clear()
+            self._known = [weakref.ref(buffer) for buffer in flat]
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What differs from token to token: (1,) integers each, which stay where they are."""
+
+    token: Tensor
+    position: Tensor
+    slot: Tensor
+
+    @classmethod
+    def on(cls, device: torch.device) -> _Inputs:
+        return cls(*(torch.zeros(1, dtype=torch.long, device=device) for _ in range(3)))
+
+    def set(self, tail: Tail, token: Tensor) -> None:
+        self.token.copy_(token)
+        self.position.fill_(tail.position)
+        self.slot.fill_(tail.start)
+
+
+@torch.inference_mode()
+def _step(model: Bagel, inputs: _Inputs, buffers: Buffers) -> Tensor:
+    """Feed the token of the inputs; every number that changes is read on the device."""
+    decoder = model.language_model.model
+    rotary = decoder.rotary(inputs.position)
+    slots = Slots.of(buffers, inputs.slot)
+    hidden, _ = decoder(model.embed(inputs.token), None, (rotary, None), slots)
+    return model.logits(hidden)[0]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Slots:
+    """One token over a bucket of slots, of which it sees all up to its own.
+
+    Attributes:
+        buffers: each layer's keys and values, (slots, key/value heads, head_dim).
+        slot: (1,), the token's own.
+        seen: (1,) int32, how many slots it sees.
+        mask: (1, slots), True for those.
+        query_ends: (2,) int32, where the queries begin and end: 0 and 1.
+        slot_ends: (2,) int32, where the slots begin and end.
+    """
+
+    buffers: Buffers
+    slot: Tensor
+    seen: Tensor
+    mask: Tensor
+    query_ends: Tensor
+    slot_ends: Tensor
+
+    @classmethod
+    def of(cls, buffers: Buffers, slot: Tensor) -> Slots:
+        """Work out once what every layer needs, without a look at the slot's number."""
+        size = buffers[0][0].shape[0]
+        ends = torch.arange(2, dtype=torch.int32, device=slot.device)
+        return cls(
+            buffers=buffers,
+            slot=slot,
+            seen=(slot + 1).int(),
+            mask=(torch.arange(size, device=slot.device) <= slot)[None],
+            query_ends=ends,
+            slot_ends=ends * size,
+        )
+
+    def attend(
+        self, layer: int, text: Projected, latent: Projected | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Put the token's key and value into its slot, then attend over what it sees."""
+        assert latent is None, "only text is written token by token"
+        keys, values = self.buffers[layer]
+        keys.index_copy_(0, self.slot, text.key)
+        values.index_copy_(0, self.slot, text.value)
+        if text.query.is_cuda and text.query.dtype in _HALVES:
+            return self._flash(text.query, keys, values).flatten(1), None
+        return attend(text.query, keys, values, mask=self.mask).flatten(1), None
+
+    def _flash(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        # A mask would keep SDPA from the kernel that spreads one query's keys over the device;
+        # this one is told by the device how far to read. Older torch lacks it: no recording then.
+        from torch.nn.attention.varlen import varlen_attn
+
+        attended = varlen_attn(
+            query,
+            keys,
+            values,
+            self.query_ends,
+            self.slot_ends,
+            1,
+            keys.shape[0],
+            enable_gqa=query.shape[1] != keys.shape[1],
+            seqused_k=self.seen,
+        )
+        assert isinstance(attended, Tensor)  # no auxiliary results were asked for
+        return attended
+
+
+@cache
+def _tell_once(reason: str) -> None:
+    logger.warning("text is written without CUDA graphs, which is slower: %s", reason)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 RenormType = Literal["global", "channel", "text_channel"]
 Velocity = Callable[[Tensor, float], Tensor]
+Evaluation = Callable[[Tensor, Tensor], Tensor]  # of a state and a time (1,) on its device
 
 _TAYLOR_ORDER = 6
 _TAYLOR_WARM_UP = 5  # the first evaluations are all full
@@ -186,12 +187,12 @@ class TaylorSeer:
         evaluate: the function, of (state, time).
     """
 
-    evaluate: Velocity
+    evaluate: Callable[[Tensor, Any], Tensor]
     _calls: int = field(default=0, init=False)
     _last_full: int = field(default=0, init=False)
     _derivatives: list[Tensor] = field(default_factory=list, init=False)
 
-    def __call__(self, latent: Tensor, time: float) -> Tensor:
+    def __call__(self, latent: Tensor, time: float | Tensor) -> Tensor:
         """Evaluate or predict."""
         call = self._calls
         self._calls += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,13 +13,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from data.transforms import ImageTransform
-from modeling.autoencoder import AutoEncoder
+from modeling.autoencoder import MIN_TILE, AutoEncoder
 from modeling.bagel import Bagel
 from modeling.bagel.blocks import patchify, unpatchify
 from modeling.bagel.drawing import draw
 from modeling.context import Context
 from modeling.decoding import Choice, decode
 from modeling.flow import FlowStep, ImageOptions
+
+logger = logging.getLogger("auto_interleaved")
+
+_SPARE_TILE = 64  # latent positions a side, at most, of tiles that nobody asked for
 
 
 class Verbs:
@@ -32,9 +38,15 @@ class Verbs:
         new_token_ids: `bos_token_id`, `eos_token_id`, `start_of_image`, `end_of_image`, as
             `add_special_tokens` returns them.
 
+    Attributes:
+        vae_tile: side in latent positions of the tiles that images are decoded in, which is lossy
+            and saves memory; None is the whole image, tiled only if memory runs out.
+
     Raises:
         ValueError: if one of the ids is missing.
     """
+
+    vae_tile: int | None = None
 
     def __init__(  # noqa: PLR0913 - the published signature
         self,
@@ -127,10 +139,21 @@ class Verbs:
         return unpatchify(tokens, grid, self.model.latent_patch_size)
 
     def _decode(self, latent: Tensor) -> Image.Image:
-        pixels = self.vae_model.decode(latent[None])[0]
+        pixels = self._pixels(latent[None])[0]
         # Truncated, not rounded, as published.
         levels = (pixels.float() * 0.5 + 0.5).clamp(0, 1).mul(255).to(torch.uint8)
         return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+    def _pixels(self, latent: Tensor) -> Tensor:
+        """Decode (1, channels, rows, columns), in tiles where the device lacks the memory."""
+        try:
+            return self.vae_model.decode(latent, self.vae_tile)
+        except torch.OutOfMemoryError:
+            tried = min(self.vae_tile or math.inf, max(latent.shape[-2:]))
+            tile = max(MIN_TILE, min(_SPARE_TILE, int(tried) // 2))
+            logger.warning("memory ran out: the image is decoded in tiles, which is lossy")
+        # Not within the handler, where the error still holds what the first attempt allocated.
+        return self.vae_model.decode(latent, tile)
 
     def draw_latent(  # noqa: PLR0913 - three contexts and what to draw in them
         self,
@@ -164,6 +187,14 @@ class Verbs:
             options=options,
         )
 
-    def write(self, context: Context, choose: Choice) -> Iterator[tuple[int, Context]]:
-        """Write a new text after a context, token by token; see `modeling.decoding.decode`."""
-        return decode(self.model, context, self.bos, choose)
+    def write(
+        self, context: Context, choose: Choice, at_most: int | None = None
+    ) -> Iterator[tuple[int, Context]]:
+        """Write a new text after a context, token by token; see `modeling.decoding.decode`.
+
+        Args:
+            context: what came before.
+            choose: picks the next id.
+            at_most: how many tokens the caller can use; None is without end.
+        """
+        return decode(self.model, context, self.bos, choose, at_most=at_most)

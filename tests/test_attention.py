@@ -74,6 +74,19 @@ def test_attend_equals_naive_softmax(seed: int) -> None:
     assert_equal(attend(q, k, v, mask=mask), naive(q, k, v, mask))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("kv_heads", "group"), [(1, 1), (2, 7), (4, 7)])
+def test_a_single_query_over_many_keys_equals_naive_softmax(
+    kv_heads: int, group: int, masked: bool
+) -> None:
+    """Here heads that share keys become queries, and their mask is one."""
+    q, k, v = tensors(1, 300, kv_heads * group, kv_heads, 8)
+    visible = torch.rand(1, 300) < 0.5 if masked else torch.ones(1, 300, dtype=torch.bool)
+    mask = visible if masked else None
+    assert_equal(attend(q, k, v, mask=mask), naive(q, k, v, visible))
+    assert_equal(attend(q, k, v, mask=mask, causal=not masked), naive(q, k, v, visible))
+
+
 def test_more_queries_than_keys_attend_where_nothing_is_causal() -> None:
     q, k, v = tensors(7, 3, 4, 2, 8)
     assert_equal(attend(q, k, v), naive(q, k, v))

@@ -226,10 +226,10 @@ def test_a_story_takes_no_more_calls_of_the_decoder_than_it_has_tokens_and_block
     inferencer = ScriptedInferencer(*(asks(text) for text in STORY), says("End"))
     with counted(inferencer.model) as counts:
         generate(inferencer, "Tell me.")
-    prompt, again, image_blocks, evaluations = 1, 4, 4 * 2, 2 * (2 + 3 + 3 + 3)
+    prompt, again, image_blocks, steps = 1, 4, 4 * 2, 4 * 2  # the branches of a step are one call
     # bos and each sampled id one by one, then eos.
     written = sum(len(encoded(text)) + 2 for text in (*STORY, "End"))
-    assert counts["calls"] == prompt + written + again + image_blocks + evaluations
+    assert counts["calls"] == prompt + written + again + image_blocks + steps
 
 
 def test_outside_the_guidance_interval_one_branch_is_computed() -> None:
@@ -239,8 +239,8 @@ def test_outside_the_guidance_interval_one_branch_is_computed() -> None:
     assert 0 < guided < len(times)
     with counted(inferencer.model) as counts:
         generate(inferencer, [picture(), "Go."], num_timesteps=5, cfg_interval=(0.8, 1.0))
-    # The clean latent of the input image and of the drawn one are latent calls as well.
-    assert counts["latent calls"] == 2 + 3 * guided + (len(times) - guided)
+    # The clean latent of the input image and of the drawn one are rows of images as well.
+    assert counts["image rows"] == 2 + 3 * guided + (len(times) - guided)
 
 
 def test_an_image_that_ends_the_run_is_not_read() -> None:

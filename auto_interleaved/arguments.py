@@ -12,16 +12,17 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
+from decimal import Decimal
 from types import NoneType
 from typing import Any, Literal, NoReturn, Protocol, get_args, get_origin, get_type_hints
 
 from auto_interleaved.help_texts import OPTIONS, describe_protocols
 from auto_interleaved.options import ALIASES, SIDES, GenerationOptions
+from modeling.checkpoint import BUNDLED_MODEL
+from modeling.checkpoint.settings import DTYPES
 
 PROGRAM = "auto-interleaved"
-DEFAULT_MODEL: str | None = None  # None: --model must be given
 DEFAULT_OUTPUT = "story.html"
-DTYPES = ("float32", "bfloat16", "float16")
 
 _METAVARS: Mapping[str, str | tuple[str, ...]] = {
     "protocol": "NAME",
@@ -30,13 +31,14 @@ _METAVARS: Mapping[str, str | tuple[str, ...]] = {
     "stop_strings": "TEXT",
 }
 
-_USAGE = f"{PROGRAM} PROMPT --model DIR [--image FILE ...] [options]"
+_USAGE = f"{PROGRAM} PROMPT [--model DIR] [--image FILE ...] [options]"
 _DESCRIPTION = "Writes a text with pictures: the model decides when to draw, and sees what it drew."
 _EPILOG = f"""\
 other libraries' spellings:
   --num-inference-steps, --temperature, --max-new-tokens, --height and --width
 
 examples:
+  {PROGRAM} "Write a short story about a robot's adventure in space with illustrations."
   {PROGRAM} "The story of a fox, with pictures." --model BAGEL-7B-MoT
   {PROGRAM} "Make it winter." --model BAGEL-7B-MoT --image garden.jpg
   {PROGRAM} "A lighthouse: <|vision_start|>" --model BAGEL-7B-MoT --seed 7
@@ -161,19 +163,21 @@ def _add_input(group: _Group) -> None:
 
 
 def _add_loading(group: _Group) -> None:
-    needed = "required" if DEFAULT_MODEL is None else "default: %(default)s"
     group.add_argument(
         "--model",
-        default=DEFAULT_MODEL,
+        default=str(BUNDLED_MODEL),
         metavar="DIR",
-        help=f"the checkpoint: a directory or a hub id ({needed})",
+        help="the checkpoint: a directory or a hub id (default: the small picture-book model that "
+        "comes with the library)",
     )
     group.add_argument(
         "--device",
         metavar="NAME",
         help="such as cpu, cuda, cuda:1 or mps (default: cuda where there is one)",
     )
-    group.add_argument("--dtype", choices=DTYPES, help="of the weights (default: as stored)")
+    group.add_argument(
+        "--dtype", choices=DTYPES, help="of the weights (default: as the checkpoint says)"
+    )
     group.add_argument(
         "--revision", metavar="NAME", help="branch, tag or commit on the hub (default: main)"
     )
@@ -208,7 +212,7 @@ def _reading(name: str, annotation: Any) -> dict[str, Any]:
     if origin is Literal:
         return {"choices": inner}
     if origin is not tuple:
-        read, metavar = _READERS.get(annotation, (str, None))
+        read, metavar = _READERS.get(name, _READERS.get(annotation, (str, None)))
         return {"type": read, "metavar": _METAVARS.get(name, metavar)}
     several = {"nargs": "+", "action": "extend"} if inner[-1] is ... else {"nargs": len(inner)}
     return {**_reading(name, inner[0]), **several}
@@ -228,7 +232,18 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
-_READERS: Mapping[Any, tuple[Callable[[str], Any], str]] = {
+def _number_of_bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(i?))?b?", text, flags=re.IGNORECASE)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be bytes, such as 8GB or 512MiB, got {text!r}")
+    number, unit, binary = match.groups()
+    power = "_kmgt".index(unit.lower()) if unit else 0
+    return int(Decimal(number) * (1024 if binary else 1000) ** power)
+
+
+# By the name of an option, or by its type.
+_READERS: Mapping[Any, tuple[Callable[[str], Any], str | None]] = {
+    "max_context_memory": (_number_of_bytes, "BYTES"),
     int: (_whole_number, "N"),
     float: (_number, "X"),
 }

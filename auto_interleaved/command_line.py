@@ -35,7 +35,7 @@ _ENDINGS: dict[FinishReason, str] = {
     "max_blocks": "it reached --max-interleaved-blocks",
     "max_images": "no more pictures were allowed",
     "stop_string": "one of --stop-strings came",
-    "context_full": "the model can read no further",
+    "context_full": "the model can read no further, or --max-context-memory is used up",
     "no_image": "the text was over, and no picture had been asked for",
     "interrupted": "it was interrupted",
     "error": "it failed",

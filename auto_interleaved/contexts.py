@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from PIL import Image
 from torch import Tensor
 
+from auto_interleaved.options import ImageMemory
 from data.protocols import Protocol
-from inferencer import InterleaveInferencer
-from modeling.context import Context
+from modeling.context import Context, without
+
+_NOWHERE = range(0)
+
+
+class _ReadingVerbs(typing.Protocol):
+    """What reading takes: of `Verbs`, or of something that only counts."""
+
+    def init_gen_context(self) -> Context: ...
+    def read_ids(self, ids: Sequence[int], context: Context) -> tuple[Context, int]: ...
+    def read_latent(self, latent: Tensor, grid: tuple[int, int], context: Context) -> Context: ...
+    def read_vision(self, image: Image.Image, context: Context) -> Context: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSlots:
+    """Where an image lies in a context.
+
+    Attributes:
+        number: of the image, counted from 1 over all that the run has read.
+        latent: slots of its latent block; none where that was not read, or is forgotten.
+        vision: slots of its vision block, likewise.
+    """
+
+    number: int
+    latent: range
+    vision: range
+
+    def after(self, lost: Sequence[range]) -> ImageSlots:
+        """Return where the image lies once other slots, or slots of its own, are gone."""
+        latent, vision = (_moved(run, lost) for run in (self.latent, self.vision))
+        return ImageSlots(number=self.number, latent=latent, vision=vision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +57,7 @@ class Contexts:
         without_text: for text guidance.
         without_images: for image guidance.
         num_images: images read so far, the caller's included.
+        images: where they lie in each of these contexts; what is said of others is dropped.
     """
 
     full: Context
@@ -32,6 +65,23 @@ class Contexts:
     without_text: Context
     without_images: Context
     num_images: int = 0
+    images: Mapping[Context, tuple[ImageSlots, ...]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        known = {c: self.images[c] for c in self.each if c in self.images}
+        object.__setattr__(self, "images", known)
+
+    @property
+    def each(self) -> tuple[Context, Context, Context, Context]:
+        """The four contexts."""
+        return self.full, self.view, self.without_text, self.without_images
+
+    def images_after(
+        self, read: Mapping[Context, Context]
+    ) -> Mapping[Context, tuple[ImageSlots, ...]]:
+        """Return where images lie in these contexts, and in those that a text made of them."""
+        moved = {read[c]: images for c, images in self.images.items() if c in read}
+        return {**self.images, **moved}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +109,15 @@ class Reader:
     Args:
         inferencer: the verbs.
         protocol: what each context holds.
+        image_memory: what images older than the newest leave behind.
     """
 
-    def __init__(self, inferencer: InterleaveInferencer, protocol: Protocol) -> None:
+    def __init__(
+        self, inferencer: _ReadingVerbs, protocol: Protocol, image_memory: ImageMemory = "all"
+    ) -> None:
         self._inferencer = inferencer
         self._protocol = protocol
+        self._image_memory = image_memory
 
     def empty(self) -> Contexts:
         """Return contexts that have read nothing."""
@@ -84,21 +138,29 @@ class Reader:
 
     def keep_thought(self, contexts: Contexts, ids: Sequence[int], after: Context) -> Contexts:
         """Keep a plan in the full context, and where text is written, only."""
-        full = self._extend(contexts.full, ids, {contexts.view: after})
-        return replace(contexts, full=full, view=after)
+        known = {contexts.view: after}
+        full = self._extend(contexts.full, ids, known)
+        return replace(contexts, full=full, view=after, images=contexts.images_after(known))
 
     def read_image(self, contexts: Contexts, image: ReadImage) -> Contexts:
         """Read an image into every context that holds it."""
         protocol = self._protocol
         latent = protocol.reads_latent or not image.drawn
         vision = protocol.reads_vision or not image.drawn
-        full = self._see(contexts.full, image, latent=latent, vision=vision)
-        view = full
+        images = dict(contexts.images)
+        number = contexts.num_images + 1
+
+        def see(context: Context, *, latent: bool, vision: bool) -> Context:
+            after, slots = self._see(context, image, number, latent=latent, vision=vision)
+            images[after] = (*images.get(context, ()), slots)
+            return after
+
+        view = full = see(contexts.full, latent=latent, vision=vision)
         if protocol.text_view == "vision":
-            view = self._see(contexts.view, image, latent=False, vision=True)
+            view = see(contexts.view, latent=False, vision=True)
         without_text = full
         if protocol.without_text == "images_only":
-            without_text = self._see(contexts.without_text, image, latent=latent, vision=vision)
+            without_text = see(contexts.without_text, latent=latent, vision=vision)
         elif protocol.without_text == "inputs" and image.drawn:
             without_text = contexts.without_text
         without_images = contexts.without_images
@@ -109,8 +171,39 @@ class Reader:
             view=view,
             without_text=without_text,
             without_images=without_images,
-            num_images=contexts.num_images + 1,
+            num_images=number,
+            images=images,
         )
+
+    def forget_images(self, contexts: Contexts) -> Contexts:
+        """Forget of all images but the newest what they are not to leave behind.
+
+        It is the same for every context, so that contexts of one store go on sharing one.
+        """
+        lost = {context: self._lost(contexts, context) for context in contexts.each}
+        full, view, without_text, without_images = kept = without(
+            contexts.each, [lost[context] for context in contexts.each]
+        )
+        images = {
+            after: tuple(slots.after(lost[before]) for slots in contexts.images.get(before, ()))
+            for before, after in zip(contexts.each, kept, strict=True)
+        }
+        return Contexts(
+            full=full,
+            view=view,
+            without_text=without_text,
+            without_images=without_images,
+            num_images=contexts.num_images,
+            images=images,
+        )
+
+    def _lost(self, contexts: Contexts, context: Context) -> list[range]:
+        """Return the slots of a context that are to be forgotten."""
+        if self._image_memory == "all":
+            return []
+        older = [i for i in contexts.images.get(context, ()) if i.number < contexts.num_images]
+        halves = [(i.latent, i.vision if self._image_memory == "text" else _NOWHERE) for i in older]
+        return [slots for pair in halves for slots in pair if slots]
 
     def _with_text(
         self,
@@ -130,7 +223,8 @@ class Reader:
             without_text = contexts.full
         frozen = self._protocol.without_images == "inputs" and not is_input
         extended = self._read_text(contexts, ids, known, images_frozen=frozen)
-        return replace(extended, without_text=without_text)
+        images = contexts.images_after(known)
+        return replace(extended, without_text=without_text, images=images)
 
     def _read_text(
         self,
@@ -155,9 +249,23 @@ class Reader:
             known[context] = self._inferencer.read_ids(ids, context)[0]
         return known[context]
 
-    def _see(self, context: Context, image: ReadImage, *, latent: bool, vision: bool) -> Context:
+    def _see(
+        self, context: Context, image: ReadImage, number: int, *, latent: bool, vision: bool
+    ) -> tuple[Context, ImageSlots]:
+        before = middle = context.length
         if latent:
             context = self._inferencer.read_latent(image.latent, image.grid, context)
+            middle = context.length
         if vision:
             context = self._inferencer.read_vision(image.picture, context)
-        return context
+        return context, ImageSlots(
+            number=number, latent=range(before, middle), vision=range(middle, context.length)
+        )
+
+
+def _moved(run: range, lost: Sequence[range]) -> range:
+    """Return where a run of slots lies once others are gone; nowhere if it is one of those."""
+    if run in lost or not run:
+        return _NOWHERE
+    distance = sum(len(other) for other in lost if other.stop <= run.start)
+    return range(run.start - distance, run.stop - distance)

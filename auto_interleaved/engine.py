@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Generator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from auto_interleaved.contexts import Contexts, Reader, ReadImage
 from auto_interleaved.draft import Ending
+from auto_interleaved.memory import Budget, Step
 from auto_interleaved.options import GenerationOptions
 from auto_interleaved.painter import Painter
 from auto_interleaved.progress import Progress
@@ -70,7 +72,8 @@ class Run:
         self._inferencer = inferencer
         self._setting = setting
         self._record = record
-        self._reader = Reader(inferencer, setting.protocol)
+        self._reader = Reader(inferencer, setting.protocol, options.image_memory)
+        self._budget = Budget(inferencer, setting.protocol, options)
         self._progress = Progress(setting.progress)
         randomness = Randomness(options.seed, options.generator)
         choose = choice(
@@ -97,12 +100,30 @@ class Run:
                 options.cfg_img_scale,
             )
         try:
-            contexts, reason = yield from self._read(parts)
-            if reason is None:
-                reason = yield from self._generate(contexts)
-            return reason
+            return (yield from self._generate(parts))
         finally:
             self._progress.close()
+
+    def check_memory(self, parts: Sequence[PromptPart]) -> None:
+        """Refuse a prompt whose first parts, up to where an image is asked for, do not fit.
+
+        Raises:
+            ValueError: if `max_context_memory` is too little for them.
+        """
+        if self._setting.options.max_context_memory is None:
+            return
+        first = itertools.takewhile(lambda part: not isinstance(part, ImageRequest), parts)
+        instructions = [self._budget.instruction(self._ids(text)) for text in self._instructions()]
+        steps = [self._step(part, self._ids_of(part)) for part in first]
+        self._budget.check([*instructions, *steps])
+
+    def _step(self, part: PromptPart, ids: Sequence[int]) -> Step:
+        """Return what a part of the prompt does to contexts, as far as memory goes."""
+        if isinstance(part, TextInput):
+            return self._budget.text(ids)
+        if isinstance(part, ImageInput):
+            return self._budget.image(part.image.size)
+        return self._budget.drawing(self._shape)
 
     def _read(
         self, parts: Sequence[PromptPart]
@@ -111,9 +132,11 @@ class Run:
         contexts, think = self._instructed(), self._setting.options.think
         for part in parts:
             if think and isinstance(part, ImageRequest):  # a plan comes before all that is made
-                contexts, think = (yield from self._think(contexts)), False
-            ids = self._ids(part.text) if isinstance(part, TextInput) else []
-            if not self._fits(contexts, len(ids) or _IMAGE_POSITIONS):
+                if not self._fits(contexts, _TEXT_POSITIONS, self._budget.plan()):
+                    return contexts, "context_full"
+                contexts, think = (yield from self._writer.think(contexts)), False
+            ids = self._ids_of(part)
+            if not self._fits(contexts, len(ids) or _IMAGE_POSITIONS, self._step(part, ids)):
                 return contexts, "context_full"
             if isinstance(part, TextInput):
                 contexts = self._read_text(contexts, part.text, ids)
@@ -125,39 +148,44 @@ class Run:
                 image = yield from self._painter.draw(contexts, self._shape)
                 contexts = self._see(contexts, image)
         if think:
-            contexts = yield from self._think(contexts)
+            if not self._fits(contexts, _TEXT_POSITIONS, self._budget.plan()):
+                return contexts, "context_full"
+            contexts = yield from self._writer.think(contexts)
         return contexts, None
+
+    def _instructions(self) -> list[str]:
+        """Return what is said before the caller's first word."""
+        plan = GEN_THINK_SYSTEM_PROMPT if self._setting.options.think else None
+        return [text for text in (self._setting.protocol.system_prompt, plan) if text is not None]
 
     def _instructed(self) -> Contexts:
         """Return contexts that hold what is said before the caller's first word."""
-        contexts, options = self._reader.empty(), self._setting.options
-        plan = GEN_THINK_SYSTEM_PROMPT if options.think else None
-        for text in (self._setting.protocol.system_prompt, plan):
-            if text is not None:
-                ids = self._ids(text)
-                contexts = self._reader.instruct(contexts, ids)
-                self._record.prompt_tokens += len(ids)
+        contexts = self._reader.empty()
+        for text in self._instructions():
+            ids = self._ids(text)
+            contexts = self._reader.instruct(contexts, ids)
+            self._record.prompt_tokens += len(ids)
         return contexts
 
-    def _think(self, contexts: Contexts) -> Generator[Event, None, Contexts]:
-        if self._fits(contexts, _TEXT_POSITIONS):
-            contexts = yield from self._writer.think(contexts)
-        return contexts
-
-    def _generate(self, contexts: Contexts) -> Generator[Event, None, FinishReason]:
-        """Write and draw in rounds until the model, the protocol or a limit ends it."""
+    def _generate(self, parts: Sequence[PromptPart]) -> Generator[Event, None, FinishReason]:
+        """Read, then write and draw in rounds until the model, the protocol or a limit ends it."""
         options = self._setting.options
+        # Nobody but this frame may hold contexts: keys and values live as long as they are held.
+        contexts, reason = yield from self._read(parts)
+        if reason is not None:
+            return reason
         pending: ReadImage | None = None  # drawn, and read only if the run goes on
         separator = ""
         for _ in range(options.max_interleaved_blocks):
             if pending is not None:
                 contexts = self._see(contexts, pending)
                 pending, separator = None, ""
-            if not self._fits(contexts, _TEXT_POSITIONS):
+            if not self._fits(contexts, _TEXT_POSITIONS, self._budget.writing()):
                 return "context_full"
             written = yield from self._writer.write(contexts, separator)
             contexts, separator = written.contexts, separator if written.is_empty else "\n"
             verdict = written.verdict
+            del written
             if verdict == "draw":
                 reason = self._refusal(contexts)
                 if reason is not None:
@@ -171,12 +199,15 @@ class Run:
         """Say why no further image may start, if so."""
         if self._record.num_images >= self._max_images:
             return "max_images"
-        return None if self._fits(contexts, _IMAGE_POSITIONS) else "context_full"
+        step = self._budget.drawing(self._shape)
+        return None if self._fits(contexts, _IMAGE_POSITIONS, step) else "context_full"
 
-    def _fits(self, contexts: Contexts, positions: int) -> bool:
-        """Say whether so many positions are left."""
-        # No context is longer than the full one.
-        return contexts.full.position + positions <= self._inferencer.max_positions
+    def _fits(self, contexts: Contexts, positions: int, step: Step) -> bool:
+        """Say whether so many positions are left, and memory for a step."""
+        # No context has come further than the full one.
+        if contexts.full.position + positions > self._inferencer.max_positions:
+            return False
+        return self._budget.allows(contexts, step)
 
     def _reason(self, verdict: Ending) -> FinishReason:
         if verdict != "stop":
@@ -191,6 +222,10 @@ class Run:
             ", or ".join(f"protocol={n!r} {why}" for n, why in _TO_TRY.items() if n != name),
         )
         return "no_image"
+
+    def _ids_of(self, part: PromptPart) -> list[int]:
+        """Return the ids of a text; an image has none."""
+        return self._ids(part.text) if isinstance(part, TextInput) else []
 
     def _ids(self, text: str) -> list[int]:
         # What the caller asked for by <|vision_start|> is out already; the rest is characters.
@@ -209,16 +244,14 @@ class Run:
         picture = resize(pil_img2rgb(part.image))
         latent, grid = self._inferencer.encode_image(picture)
         image = ReadImage(picture=picture, latent=latent, grid=grid, drawn=False)
-        before = contexts.full.length
-        contexts = self._reader.read_image(contexts, image)
+        read = self._reader.read_image(contexts, image)
         self._record.segments.append(Segment(kind="image", role="prompt", image=part.image))
-        self._record.prompt_tokens += contexts.full.length - before
+        self._record.prompt_tokens += read.full.length - contexts.full.length
         self._shape = self._setting.options.image_shape or (picture.height, picture.width)
-        return contexts
+        return self._reader.forget_images(read)
 
     def _see(self, contexts: Contexts, image: ReadImage) -> Contexts:
         """Read a drawn image."""
-        before = contexts.full.length
-        contexts = self._reader.read_image(contexts, self._painter.feed_back(image))
-        self._record.image_tokens += contexts.full.length - before
-        return contexts
+        read = self._reader.read_image(contexts, self._painter.feed_back(image))
+        self._record.image_tokens += read.full.length - contexts.full.length
+        return self._reader.forget_images(read)

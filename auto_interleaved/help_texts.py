@@ -40,6 +40,9 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "cfg_renorm_min": "how far that may weaken it, from 0, at will, to 1, not at all",
         "image_feedback": "how the model sees what it drew: as it was sampled (latent), or decoded "
         "and read again (pixels)",
+        "image_memory": "what pictures older than the newest leave in the model's memory: all of "
+        "themselves, what it saw of them (vision), or the text alone; less is faster, and it "
+        "forgets what they looked like",
         "enable_taylorseer": "guess two of three steps: faster, and pictures come out a bit "
         "different",
     },
@@ -48,6 +51,8 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "max_images": "pictures at most (default: as the protocol says)",
         "max_text_length": "tokens of a text at most",
         "max_think_token_n": "tokens of a plan at most",
+        "max_context_memory": "memory for what the model has read, such as 8GB or 512MiB; the "
+        "story ends before a text or a picture that might not fit (default: no limit)",
         "stop_strings": "end the story before any of these",
     },
     "output": {

@@ -31,6 +31,7 @@ from data.protocols import Protocol, find_protocol
 from modeling.flow import ImageOptions, RenormType
 
 ImageFeedback = Literal["latent", "pixels"]
+ImageMemory = Literal["all", "vision", "text"]
 OnError = Literal["return", "raise"]
 T = TypeVar("T")
 
@@ -87,6 +88,13 @@ class GenerationOptions:
         enable_taylorseer: extrapolate two of three evaluations of an image. Faster and lossy.
         image_feedback: "latent": a drawn image enters the context as the latents it was sampled
             as; "pixels": as the picture they decode to.
+        image_memory: what images older than the newest leave behind, the caller's included: "all"
+            of themselves; "vision", what understanding goes by; "text", nothing but what was
+            written since. Other than "all" is lossy: an image is cut out of what was read, and what
+            came after it stays as it was computed.
+        max_context_memory: bytes that keys and values of the run may take, over all its contexts
+            and devices, free slots for growth included. A text or an image that might not fit ends
+            the run before it starts. None: no limit.
         seed: 0 to 2**63 - 1: texts and images draw from generators derived from it. None: from
             `generator`, else from torch's global one.
         generator: a generator on the CPU to draw from; not together with `seed`.
@@ -127,6 +135,10 @@ class GenerationOptions:
     )
     enable_taylorseer: bool = option(False, flag)
     image_feedback: ImageFeedback = option("latent", choice(*get_args(ImageFeedback)))
+    image_memory: ImageMemory = option("all", choice(*get_args(ImageMemory)))
+    max_context_memory: int | None = option(
+        None, optional(integer(minimum=1, hint="it counts bytes; None is no limit"))
+    )
     seed: int | None = option(
         None,
         optional(integer(minimum=0, maximum=MAX_SEED, hint="the largest seed is 2**63 - 1")),

@@ -55,8 +55,6 @@ def read_request(arguments: Sequence[str] | None) -> Request:
     """
     given, options = parse(arguments)
     checked = _options(options)
-    if given.model is None:
-        raise ArgumentError("--model is required: the directory or hub id of a checkpoint")
     return Request(
         prompt=_prompt(given.prompt, given.image, checked.split_special_tokens),
         options=checked,

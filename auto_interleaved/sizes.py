@@ -44,7 +44,7 @@ def check_sizes(
 
 def _encoded_at(inferencer: InterleaveInferencer, size: Size) -> Size:
     """Return the size at which the autoencoder reads an image."""
-    width, height = _resized(inferencer.vae_transform, size)
+    width, height = read_size(inferencer.vae_transform, size)
     try:
         inferencer.model.latent_grid(height, width)
     except ValueError as error:
@@ -57,7 +57,7 @@ def _encoded_at(inferencer: InterleaveInferencer, size: Size) -> Size:
 
 def _check_vision(inferencer: InterleaveInferencer, size: Size) -> None:
     model = inferencer.model
-    shown = _resized(inferencer.vit_transform, size)
+    shown = read_size(inferencer.vit_transform, size)
     limit = model.vit_max_num_patch_per_side * model.vit_patch_size
     if max(shown) > limit and not model.config.interpolate_pos:
         raise ValueError(
@@ -67,7 +67,8 @@ def _check_vision(inferencer: InterleaveInferencer, size: Size) -> None:
         )
 
 
-def _resized(transform: ImageTransform, size: Size) -> Size:
+def read_size(transform: ImageTransform, size: Size) -> Size:
+    """Return the size at which a transform reads an image."""
     resize = transform.resize_transform
     return resized_size(
         *size,

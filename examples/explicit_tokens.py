@@ -13,21 +13,21 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from auto_interleaved_inference import AutoInterleavedInferencer
+from modeling.checkpoint import BUNDLED_MODEL
 
-# Each marker asks for a picture of what was said up to there. The second picture is drawn by a
-# model that has seen the first. Markers work with every checkpoint, whatever its protocol.
+# Each marker asks for a picture of what was said up to there. Each later picture is drawn by a
+# model that has seen those before it. Markers work with every checkpoint, whatever its protocol.
 PROMPT = (
-    "A small wooden house on a hill, in summer.<|vision_start|>"
-    "The same house in winter, with snow on its roof.<|vision_start|>"
-    "Compare the two pictures."
+    "Describe three scenes:\n1. A sunset over mountains <|vision_start|>\n"
+    "2. A busy city street <|vision_start|>\n3. A quiet forest path <|vision_start|>"
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw two pictures on request, then let the model go on by itself."""
+    """Draw three pictures on request, then let the model go on by itself."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a checkpoint: its directory or hub id")
-    parser.add_argument("--output", default="house.md", help="where the page goes")
+    parser.add_argument("--model", default=BUNDLED_MODEL, help="a checkpoint: directory or hub id")
+    parser.add_argument("--output", default="scenes.md", help="where the page goes")
     given = parser.parse_args(arguments)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     # A document that merely quotes the marker is read with split_special_tokens=True.
     outputs = inferencer.auto_interleaved_generation(
-        PROMPT, max_images=2, max_text_length=100, num_timesteps=25, seed=0
+        PROMPT, max_images=3, max_text_length=100, num_timesteps=25, seed=0
     )
 
     for output in outputs:

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from auto_interleaved_inference import AutoInterleavedInferencer
+from modeling.checkpoint import BUNDLED_MODEL
 
 
 def draw_ball() -> Image.Image:
@@ -26,7 +27,7 @@ def draw_ball() -> Image.Image:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Go on from a picture."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a checkpoint: its directory or hub id")
+    parser.add_argument("--model", default=BUNDLED_MODEL, help="a checkpoint: directory or hub id")
     parser.add_argument("--output", default="continued.html", help="where the page goes")
     given = parser.parse_args(arguments)
 

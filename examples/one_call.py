@@ -13,14 +13,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from auto_interleaved_inference import AutoInterleavedInferencer
+from modeling.checkpoint import BUNDLED_MODEL
 
-PROMPT = "Tell a story of a fox who finds a red balloon. Draw every scene."
+PROMPT = "Write a short story about a robot's adventure in space with illustrations."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the story and save it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a checkpoint: its directory or hub id")
+    parser.add_argument("--model", default=BUNDLED_MODEL, help="a checkpoint: directory or hub id")
     parser.add_argument("--output", default="story.html", help="where the page goes")
     given = parser.parse_args(arguments)
 

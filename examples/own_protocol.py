@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from auto_interleaved_inference import AutoInterleavedInferencer, Protocol
 from data.protocols import Decision, Written
+from modeling.checkpoint import BUNDLED_MODEL
 
 LONGEST_SCENE = 40  # tokens
 
@@ -42,7 +43,7 @@ PICTURE_BOOK = Protocol(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write a picture book: one picture a sentence."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a checkpoint: its directory or hub id")
+    parser.add_argument("--model", default=BUNDLED_MODEL, help="a checkpoint: directory or hub id")
     parser.add_argument("--output", default="picture_book.html", help="where the page goes")
     given = parser.parse_args(arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"

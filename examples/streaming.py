@@ -14,14 +14,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from auto_interleaved_inference import AutoInterleavedInferencer
 from data.output.events import Finished, ImageDone, ImagePreview, TextDelta
+from modeling.checkpoint import BUNDLED_MODEL
 
-PROMPT = "Tell a story of a boat that sails to the moon. Draw every scene."
+PROMPT = "Tell a story about a red cat who finds a yellow star. Use three pictures."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Show the story while it is made, and keep each picture's way from noise."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a checkpoint: its directory or hub id")
+    parser.add_argument("--model", default=BUNDLED_MODEL, help="a checkpoint: directory or hub id")
     parser.add_argument("--output", default="streamed", help="the folder for pictures and page")
     given = parser.parse_args(arguments)
     folder = Path(given.output)

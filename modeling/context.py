@@ -168,6 +168,48 @@ def draft(contexts: Sequence[Context], count: int) -> Iterator[list[Tail]]:
         ]
 
 
+def without(contexts: Sequence[Context], spans: Sequence[Sequence[range]]) -> list[Context]:
+    """Forget slots: return contexts over new stores that hold the others.
+
+    What was read after a forgotten slot keeps the keys and values that it was computed with, and
+    positions stay as they are. That costs one copy of what is kept, and it is lossy: it is not what
+    reading everything again without those slots would give.
+
+    Contexts of one store share the new one, as prefixes of one another. An old store is freed with
+    the last context over it; until then it and the new one are there together.
+
+    Args:
+        contexts: any contexts, with repetition.
+        spans: for each context the slots to forget, in order and without overlap. A context names
+            all slots within it that another one of its store names.
+
+    Returns:
+        The contexts in order; those of a store that loses nothing are as they were.
+    """
+    longest: dict[int, tuple[Context, Sequence[range]]] = {}
+    for context, lost in sorted(zip(contexts, spans, strict=True), key=lambda pair: pair[0].length):
+        longest[id(context.store)] = context, lost
+    stores = {
+        key: context.store.gather(_between(lost, context.length))
+        for key, (context, lost) in longest.items()
+        if lost
+    }
+    return [
+        Context(stores[id(c.store)], c.length - sum(map(len, lost)), c.position)
+        if id(c.store) in stores
+        else c
+        for c, lost in zip(contexts, spans, strict=True)
+    ]
+
+
+def _between(spans: Sequence[range], length: int) -> list[range]:
+    """Return the runs of the first `length` slots that no span holds."""
+    starts, stops = [0, *(s.stop for s in spans)], [*(s.start for s in spans), length]
+    in_order = all(start <= stop for start, stop in zip(starts, stops, strict=True))
+    assert in_order, "spans overlap, or reach beyond the context"
+    return [range(start, stop) for start, stop in zip(starts, stops, strict=True)]
+
+
 @contextmanager
 def _held(store: KVStore, length: int) -> Iterator[None]:
     """Keep the first `length` slots alive even if every context over them dies meanwhile."""

@@ -182,6 +182,13 @@ def test_the_file_beside_the_weights_is_obeyed_and_the_caller_before_it(tmp_path
     assert checkpoint.settings["image_shape"] == [48, 80]
 
 
+def test_the_settings_name_the_dtype_unless_the_caller_does() -> None:
+    settings = {"dtype": "bfloat16"}
+    assert load_checkpoint(GOLDEN_CHECKPOINT, settings=settings).model.dtype == torch.bfloat16
+    given = load_checkpoint(GOLDEN_CHECKPOINT, settings=settings, dtype=torch.float16)
+    assert (given.model.dtype, given.vae_model.dtype) == (torch.float16, torch.float16)
+
+
 def test_the_published_model_has_exactly_the_published_tensors() -> None:
     llm_config = Qwen2Config(
         hidden_size=3584,

@@ -18,6 +18,7 @@ from auto_interleaved.options import GenerationOptions
 from auto_interleaved.request import read_request
 from auto_interleaved_inference import AutoInterleavedInferencer
 from data.protocols import PROTOCOLS
+from modeling.checkpoint import BUNDLED_MODEL
 from tests.command_lines import Run, drawing_checkpoint, flag, runner
 
 
@@ -72,6 +73,8 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "repetition_penalty": (["1.1"], 1.1),
     "enable_taylorseer": ([], True),
     "image_feedback": (["pixels"], "pixels"),
+    "image_memory": (["text"], "text"),
+    "max_context_memory": (["8GB"], 8 * 10**9),
     "seed": (["11"], 11),
     "on_error": (["raise"], "raise"),
     "split_special_tokens": ([], True),
@@ -103,6 +106,23 @@ def test_an_option_that_is_not_given_has_the_librarys_default() -> None:
 def test_other_libraries_spellings_are_understood(words: list[str], name: str, value: Any) -> None:
     request = read_request(["Tell me.", "--model", "nowhere", *words])
     assert getattr(request.options, name) == value
+
+
+@pytest.mark.parametrize(
+    ("word", "number"),
+    [
+        ("1000", 1000),
+        ("1000B", 1000),
+        ("7kB", 7000),
+        ("512MiB", 512 * 2**20),
+        ("1.5 GiB", 3 * 2**29),
+        ("0.1tb", 10**11),
+        ("8g", 8 * 10**9),
+    ],
+)
+def test_bytes_are_counted_in_the_usual_units(word: str, number: int) -> None:
+    request = read_request(["Tell me.", "--model", "nowhere", "--max-context-memory", word])
+    assert request.options.max_context_memory == number
 
 
 def test_what_concerns_loading_reaches_the_loader() -> None:
@@ -150,6 +170,11 @@ BAD: dict[str, tuple[str, Sequence[str]]] = {
     "no option --frobnicate; auto-interleaved --help": ("Tell", ("--frobnicate",)),
     "--seed: must be a whole number, got '1.5'": ("Tell", ("--seed", "1.5")),
     "--top-p: must be a number, got 'half'": ("Tell", ("--top-p", "half")),
+    "--max-context-memory: must be bytes, such as 8GB or 512MiB, got '8 beans'": (
+        "Tell",
+        ("--max-context-memory", "8 beans"),
+    ),
+    "--max-context-memory must be at least 1, got 0": ("Tell", ("--max-context-memory", "0.1B")),
     "seed must be from 0 to": ("Tell", ("--seed", "-1")),
     "--seed: expected one argument": ("Tell", ("--seed",)),
     "--num-timesteps must be at least 2": ("Tell", ("--num-timesteps", "1")),
@@ -195,10 +220,9 @@ def test_a_bad_argument_is_told_in_one_line_before_anything_is_done(ran: Run, me
     assert sorted(Path().rglob("*")) == before
 
 
-def test_a_model_must_be_named(ran: Run) -> None:
-    done = ran("Tell me.")
-    assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "--model is required: the directory or hub id of a checkpoint" in done.err
+def test_without_a_model_the_one_that_comes_with_the_library_is_taken() -> None:
+    assert read_request(["Tell me."]).model == str(BUNDLED_MODEL)
+    assert (BUNDLED_MODEL / "ema.safetensors").is_file()
 
 
 def test_a_size_that_the_model_cannot_draw_is_a_bad_argument(model: str, ran: Run) -> None:

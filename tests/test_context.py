@@ -9,9 +9,10 @@ import weakref
 import pytest
 import torch
 
-from modeling.context import Context, NaiveCache, draft
+from modeling.context import Context, NaiveCache, draft, without
 from modeling.kv_store import KVStore, Tail
 from tests.histories import LAYERS, Advance, History, holds, read, rows_of, sees, write
+from tests.stores import Allocations
 
 
 def empty() -> Context:
@@ -230,12 +231,39 @@ def test_a_fork_costs_no_memory() -> None:
     assert all(fork.store is context.store for fork in forks)
 
 
-def test_growth_never_exceeds_a_quarter_and_64_slots() -> None:
+def test_growth_never_exceeds_a_quarter_a_thousand_and_64_slots() -> None:
     context = empty()
-    for start in range(0, 3000, 7):
+    for start in range(0, 12000, 7):
         context = read(context, tuple(range(start, start + 7)))
-        assert slots(context.length) <= context.store.nbytes
-        assert context.store.nbytes <= slots(context.length + context.length // 4 + 64)
+        slack = 64 + min(context.length // 4, 1024)
+        assert slots(context.length) <= context.store.nbytes <= slots(context.length + slack)
+
+
+@pytest.mark.parametrize("how", ["reading", "drawing", "forking"])
+def test_growing_takes_one_buffer_of_one_layer_beside_what_is_held(how: str) -> None:
+    """Never everything twice: layers follow one by one."""
+    short = context_of(1)
+    long = read(short, tuple(range(6000)))
+    tokens = tuple(range(2000))
+    for layer in range(len(LAYERS)):
+        rows_of(tokens, layer)  # made once, and not while it is measured
+    largest = max(buffer.nbytes for buffer in buffers_of(long.store))
+    with Allocations(*buffers_of(long.store)) as allocated:
+        if how == "drawing":
+            with draft([long, short], len(tokens)) as tails:
+                write(tails[0], tokens)
+            after = [long.store]
+        else:
+            longer = read(long if how == "reading" else short, tokens)
+            after = [long.store] if how == "reading" else [long.store, longer.store]
+        held = sum(store.nbytes for store in after)
+        assert held <= allocated.peak <= held + largest
+    assert allocated.now == held
+
+
+def buffers_of(store: KVStore) -> list[torch.Tensor]:
+    rows = [store.rows(layer, store.capacity) for layer in range(store.num_layers)]
+    return [buffer for pair in rows if pair is not None for buffer in pair]
 
 
 def test_appending_one_by_one_grows_a_logarithm_of_times() -> None:
@@ -280,6 +308,74 @@ def test_a_forgotten_store_is_freed_at_once() -> None:
         assert store() is None
     finally:
         gc.enable()
+
+
+# Forgetting slots.
+
+
+def test_a_context_without_some_slots_holds_the_others_at_the_same_position() -> None:
+    context = context_of(*range(10))
+    [shorter] = without([context], [[range(2, 5), range(5, 6), range(8, 9)]])
+    assert holds(shorter, (0, 1, 6, 7, 9))
+    assert shorter.position == context.position == 10
+    assert holds(read(shorter, (20,)), (0, 1, 6, 7, 9, 20))
+    assert holds(context, tuple(range(10)))
+
+
+@pytest.mark.parametrize("lost", [[range(0, 3)], [range(7, 10)], [range(0, 10)]])
+def test_slots_at_either_end_can_be_forgotten_and_all_of_them(lost: list[range]) -> None:
+    [shorter] = without([context_of(*range(10))], [lost])
+    assert holds(shorter, tuple(n for n in range(10) if n not in lost[0]))
+    left = [n for n in range(10) if n not in lost[0]]
+    assert holds(read(shorter, (20,)), (*left, 20))
+
+
+def test_contexts_of_one_store_share_the_one_without_the_slots() -> None:
+    short = context_of(*range(6))
+    long = read(short, (6, 7, 8, 9))
+    none = Context(long.store)
+    lost = [range(1, 3), range(7, 8)]
+    kept = without([short, long, none, long], [lost[:1], lost, [], lost])
+    for context, tokens in zip(kept, ((0, 3, 4, 5), (0, 3, 4, 5, 6, 8, 9), ()), strict=False):
+        assert holds(context, tokens)
+    assert len({context.store for context in kept}) == 1
+    assert kept[1] == kept[3]
+    assert [context.position for context in kept] == [6, 10, 0, 10]
+
+
+def test_a_store_that_loses_nothing_stays_as_it_is() -> None:
+    first, second = context_of(1, 2), context_of(3, 4)
+    kept = without([first, second], [[], [range(0, 1)]])
+    assert kept[0] is first
+    assert holds(kept[1], (4,))
+
+
+def test_slots_can_be_forgotten_while_a_draft_stands_among_them() -> None:
+    short = context_of(0, 1, 2)
+    long = read(short, (3, 4, 5))
+    with draft([long, short], 2) as tails:
+        write(tails[0], (8, 9))
+        [shorter] = without([long], [[range(2, 4)]])
+        assert holds(shorter, (0, 1, 4, 5))
+    assert holds(shorter, (0, 1, 4, 5))
+    assert holds(long, (0, 1, 2, 3, 4, 5))
+
+
+def test_forgetting_copies_what_is_kept_and_frees_the_old_store() -> None:
+    context = context_of(*range(8000))
+    before = weakref.ref(context.store)
+    with Allocations(*buffers_of(context.store)) as allocated:
+        [shorter] = without([context], [[range(100, 7900)]])
+        assert allocated.peak == context.store.nbytes + shorter.store.nbytes
+    del context
+    assert before() is None
+    assert shorter.store.nbytes == slots(200 + 200 // 4 + 64)
+
+
+@pytest.mark.parametrize("lost", [[range(2, 4), range(3, 5)], [range(8, 12)]])
+def test_slots_that_overlap_or_are_not_there_cannot_be_forgotten(lost: list[range]) -> None:
+    with pytest.raises(AssertionError, match="spans"):
+        without([context_of(*range(10))], [lost])
 
 
 # Contexts as values.

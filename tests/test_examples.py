@@ -72,16 +72,17 @@ def test_a_picture_that_goes_in_gives_the_new_one_its_size(model: str, tmp_path:
 
 
 def test_pictures_come_where_the_prompt_asks_for_them(model: str, tmp_path: Path) -> None:
-    saved = run("explicit_tokens", model, tmp_path / "house.md")
+    saved = run("explicit_tokens", model, tmp_path / "scenes.md")
     order = [(segment.role, segment.kind) for segment in saved.segments]
-    assert order[:5] == [
-        ("prompt", "text"),
-        ("generated", "image"),
-        ("prompt", "text"),
-        ("generated", "image"),
-        ("prompt", "text"),
-    ]
-    assert kinds(saved) == ["image", "image", "text"]
+    assert order[:6] == [("prompt", "text"), ("generated", "image")] * 3
+    assert kinds(saved) == ["image", "image", "image", "text"]
+
+
+def test_a_story_becomes_a_strip_of_its_pictures(model: str, tmp_path: Path) -> None:
+    path = tmp_path / "story.png"
+    arguments = ["Red: <|vision_start|>blue: <|vision_start|>", "--model", model]
+    assert example("picture_strip")([*arguments, "--output", str(path)]) == 0
+    assert Image.open(path).width >= 2 * 192
 
 
 def test_a_function_decides_when_to_draw_and_when_to_stop(model: str, tmp_path: Path) -> None:
@@ -100,4 +101,4 @@ def test_an_example_is_short_and_has_two_arguments(
     with pytest.raises(SystemExit, match="^0$"):
         example(name)(["--help"])
     usage = capsys.readouterr().out.partition("\n\n")[0]
-    assert usage.endswith("[-h] --model MODEL [--output OUTPUT]")
+    assert usage.endswith("[-h] [--model MODEL] [--output OUTPUT]")

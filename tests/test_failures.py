@@ -82,7 +82,7 @@ def head(parts: Any) -> nn.Module:
 
 WRITTEN = [len(encoded(text)) + 2 for text in ("One", "Two", "Three")]
 READ = 1 + 2  # calls for the caller's text and for the two blocks of the caller's image
-EVALUATIONS = 2 * 3  # of one image: two steps over three contexts
+EVALUATIONS = 2  # of one image: two steps, each over three contexts at once
 KEPT = 1  # the written text, once more for the context without images
 FIRST_IMAGE = READ + WRITTEN[0] + KEPT
 OUT_OF_MEMORY = torch.OutOfMemoryError("out of memory")
@@ -91,7 +91,7 @@ FAILURES = {
         lambda parts: parts.vae_model.encoder, 1, RuntimeError("encoder"), []
     ),
     "memory runs out in the second step of the first image": Failure(
-        decoder, FIRST_IMAGE + 4, OUT_OF_MEMORY, ["One"], "OutOfMemoryError: out of memory"
+        decoder, FIRST_IMAGE + 2, OUT_OF_MEMORY, ["One"], "OutOfMemoryError: out of memory"
     ),
     "memory runs out in the first step of the second image": Failure(
         decoder,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from auto_interleaved_inference import AutoInterleavedInferencer
 from train import main
 from training.conversations import read_conversations
-from training.samples import Picture, Text
+from training.samples import Text
 
 CHECKPOINT = Path(__file__).parent / "golden" / "checkpoint"
 ASK = {"role": "user", "content": "Draw."}
@@ -148,7 +148,10 @@ def test_a_checkpoint_that_never_asked_for_a_picture_learns_to(tmp_path: Path) -
     assert main([*command, *settings, "--steps=60"]) == 0
     assert main([*command, *settings, "--steps=120"]) == 0  # goes on where it was
     assert finish_reason(output) == "stop after 'Red:Done.' and 1 images"
-    before, after = load_file(CHECKPOINT / "ema.safetensors"), load_file(output / "model.safetensors")
+    before, after = (
+        load_file(CHECKPOINT / "ema.safetensors"),
+        load_file(output / "model.safetensors"),
+    )
     moved = {name for name in after if not torch.equal(before[name].float(), after[name])}
     assert moved
     assert not any("moe_gen" in name or "vae2llm" in name for name in moved)

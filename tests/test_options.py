@@ -37,6 +37,8 @@ PROMISED = {
     "logits_processor": None,
     "enable_taylorseer": False,
     "image_feedback": "latent",
+    "image_memory": "all",
+    "max_context_memory": None,
     "seed": None,
     "generator": None,
     "callback_on_step_end": None,
@@ -50,6 +52,7 @@ INTEGERS = (
     "num_timesteps",
     "max_think_token_n",
     "max_images",
+    "max_context_memory",
     "top_k",
     "seed",
     "preview_every",
@@ -64,7 +67,15 @@ NUMBERS = (
     "repetition_penalty",
 )
 FLAGS = ("think", "do_sample", "enable_taylorseer", "split_special_tokens")
-OPTIONAL = ("image_shape", "protocol", "max_images", "logits_processor", "seed", "generator")
+OPTIONAL = (
+    "image_shape",
+    "protocol",
+    "max_images",
+    "max_context_memory",
+    "logits_processor",
+    "seed",
+    "generator",
+)
 
 law = settings(deadline=None, database=None)  # neither a timed assertion nor a file left behind
 anything = st.one_of(
@@ -196,6 +207,8 @@ def test_what_has_no_default_may_be_none(name):
         ("num_timesteps", 1, "at least 2 .*got 1"),
         ("timestep_shift", 0, "above 0, got 0"),
         ("image_feedback", "both", "one of latent, pixels, got 'both'"),
+        ("image_memory", "none", "one of all, vision, text, got 'none'"),
+        ("max_context_memory", 0, "at least 1, got 0; it counts bytes; None is no limit"),
         ("on_error", "ignore", "one of return, raise, got 'ignore'"),
     ],
 )
@@ -217,6 +230,8 @@ def test_a_value_out_of_range_is_refused_with_what_is_allowed(name, value, words
         ("num_timesteps", 2),
         ("cfg_interval", (0, 0)),
         ("image_feedback", "pixels"),
+        ("image_memory", "text"),
+        ("max_context_memory", 1),
         ("on_error", "raise"),
     ],
 )
@@ -274,7 +289,7 @@ def test_a_pair_is_kept_as_a_tuple_of_plain_numbers():
     ]
 
 
-@pytest.mark.parametrize("name", ["cfg_renorm_type", "image_feedback", "on_error"])
+@pytest.mark.parametrize("name", ["cfg_renorm_type", "image_feedback", "image_memory", "on_error"])
 def test_a_word_is_a_string(name):
     with pytest.raises(TypeError, match=rf"^{name} must be .*, got \['global'\] \(list\)"):
         GenerationOptions(**{name: ["global"]})

@@ -371,6 +371,8 @@ def test_the_signature_is_the_promised_one() -> None:
         "logits_processor": None,
         "enable_taylorseer": False,
         "image_feedback": "latent",
+        "image_memory": "all",
+        "max_context_memory": None,
         "seed": None,
         "generator": None,
         "callback_on_step_end": None,

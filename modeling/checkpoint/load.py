@@ -12,6 +12,7 @@ import torch
 
 from data.data_utils import add_special_tokens
 from data.transforms import ImageTransform
+from modeling import speed
 from modeling.autoencoder import AutoEncoder, load_ae
 from modeling.bagel import Bagel, BagelConfig
 from modeling.checkpoint.files import AUTOENCODER_FILE, Location, locate
@@ -62,6 +63,8 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
     local_files_only: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
+    compile_layers: bool = False,
+    fp8: bool = False,
 ) -> Checkpoint:
     """Load a checkpoint in the published layout.
 
@@ -71,8 +74,8 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
 
     Args:
         path_or_hub_id: a directory, one of the weight files in it, or a hub id.
-        dtype: of the model and the autoencoder: float32, bfloat16 or float16; None keeps each as it
-            is stored.
+        dtype: of the model and the autoencoder: float32, bfloat16 or float16; None is what the
+            settings say, else each is kept as it is stored.
         device: one device for everything; None is the CPU.
         device_map: for a model spread over several devices, the CPU and "disk": module name to
             device, or "auto", "balanced", "balanced_low_0", "sequential".
@@ -84,6 +87,10 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
         local_files_only: take only what an earlier download left here.
         cache_dir: where downloads are kept.
         token: for a private hub repository.
+        compile_layers: let torch.compile fuse the decoder's layers; see
+            `modeling.speed.compile_layers`.
+        fp8: multiply in fp8 in the decoder's layers. Faster and lossy; see
+            `modeling.speed.quantize_fp8`.
 
     Returns:
         Model, autoencoder, tokenizer, transforms, special ids and settings.
@@ -92,7 +99,10 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
         FileNotFoundError: the checkpoint, or a file that it must have, is not there.
         ValueError: a file is damaged, its content does not fit the others', or an option is out of
             range; the message names the file and what to do.
+        ImportError: `fp8` without torchao.
     """
+    if fp8:
+        speed.check_fp8({torch.device("cpu" if device is None else device)})
     placement = Placement(
         dtype=dtype,
         device=device,
@@ -107,7 +117,15 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
         cache_dir=cache_dir,
         token=token,
     )
-    return _load(location, placement, read_settings(location.directory, settings or {}))
+    known = read_settings(location.directory, settings or {})
+    if dtype is None and "dtype" in known:
+        placement = replace(placement, dtype=getattr(torch, known["dtype"]))
+    checkpoint = _load(location, placement, known)
+    if fp8:
+        speed.quantize_fp8(checkpoint.model)
+    if compile_layers:
+        speed.compile_layers(checkpoint.model)
+    return checkpoint
 
 
 def _load(location: Location, placement: Placement, settings: dict[str, Any]) -> Checkpoint:

@@ -12,6 +12,7 @@ from typing import Any
 from modeling.checkpoint.files import read_json
 
 SETTINGS_FILE = "bagel_config.json"
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ _NUMBER = _Kind(accepts=_is_number, words="a finite number")
 _POSITIVE = _Kind(accepts=lambda value: _is_number(value) and value > 0, words="a number above 0")
 _TEXT = _Kind(accepts=lambda value: isinstance(value, str), words="a string")
 _SWITCH = _Kind(accepts=lambda value: isinstance(value, bool), words="true or false")
+_DTYPE = _Kind(accepts=DTYPES.__contains__, words=f"one of {', '.join(DTYPES)}")
 _TRANSFORM = _counts(3, "[largest side, smallest side, stride] in pixels")
 
 _KINDS: Mapping[str, _Kind] = {
@@ -57,6 +59,7 @@ _KINDS: Mapping[str, _Kind] = {
     "autoencoder.shift_factor": _NUMBER,
     "vae_transform": _TRANSFORM,
     "vit_transform": _TRANSFORM,
+    "dtype": _DTYPE,
     "protocol": _TEXT,
     "image_shape": _counts(2, "[height, width] in pixels"),
 }
@@ -74,7 +77,8 @@ def read_settings(directory: Path, overrides: Mapping[str, Any]) -> dict[str, An
         `{"bagel": {"latent_patch_size", "max_latent_size", "vit_max_num_patch_per_side",
         "connector_act", "interpolate_pos", "timestep_shift"}, "autoencoder": {"scale_factor",
         "shift_factor"}, "vae_transform": [largest side, smallest side, stride], "vit_transform":
-        the same, "protocol": name, "image_shape": [height, width]}`, each key optional.
+        the same, "dtype": name, "protocol": name, "image_shape": [height, width]}`, each key
+        optional. The dtype is the one to compute in where the caller does not say.
 
     Raises:
         ValueError: a key is unknown, or a value not of its kind.

@@ -13,7 +13,12 @@ from modeling.autoencoder import AutoEncoder
 from train import main
 from training.autoencoder import PARAMS
 from training.decoder import Plan
-from training.picturebook import encode_pictures, sample_outline, story_outline
+from training.picturebook import (
+    encode_pictures,
+    question_outline,
+    sample_outline,
+    story_outline,
+)
 from training.samples import EncodedPicture, FollowingIds, Outline, Picture, Recipe, Text, parts_of
 
 SMALL = [
@@ -31,9 +36,9 @@ SMALL = [
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="training needs torch 2.9 or later")
 def test_one_command_makes_a_checkpoint_that_tells_a_story(tmp_path: Path) -> None:
     assert main(["--output", str(tmp_path), "--story-steps", "1", *SMALL]) == 0
-    first = torch.load(tmp_path / "state" / "decoder.pt")
+    first = torch.load(tmp_path / "state" / "decoder" / "custom_checkpoint_0.pkl")
     assert main(["--output", str(tmp_path), "--story-steps", "2", *SMALL]) == 0
-    second = torch.load(tmp_path / "state" / "decoder.pt")
+    second = torch.load(tmp_path / "state" / "decoder" / "custom_checkpoint_0.pkl")
     assert (first["step"], second["step"]) == (3, 4)  # it went on, and did not begin again
     inferencer = AutoInterleavedInferencer.from_pretrained(tmp_path, dtype=torch.float32)
     inferencer.set_progress_bar_config(disable=True)
@@ -87,6 +92,27 @@ def test_a_sequence_without_images_keeps_only_noised_copies() -> None:
     assert len(latents) == 2
     assert all(p.time is not None for p in latents)
     assert not any(p.loss for p in kept if isinstance(p, TextPart))
+
+
+@pytest.mark.parametrize(("drop_images", "texts"), [(0.0, 4), (1.0, 3)])
+def test_a_plan_is_not_in_the_context_without_images(drop_images: float, texts: int) -> None:
+    items, encoded = outline()
+    plan = Text(text="plan", thought=True)
+    given = (items[0], plan, *items[1:])
+    recipe, following = Recipe(drop_images=drop_images), FollowingIds(image=7, end=8)
+    shifted = {place + 1: picture for place, picture in encoded.items()}
+    packed = parts_of(given, shifted, lambda text: [len(text)], following, recipe, Random(1))
+    assert sum(isinstance(part, TextPart) for part in packed) == texts
+
+
+def test_a_picture_is_asked_about_several_times_and_not_only_by_its_latents() -> None:
+    outlines = [question_outline(Random(seed)) for seed in range(40)]
+    pictures = [items[0] for items in outlines]
+    assert {p.latent for p in pictures if isinstance(p, Picture)} == {True, False}
+    for items in outlines:
+        texts = [item for item in items[1:] if isinstance(item, Text)]
+        assert [text.learnt for text in texts] == [False, True] * 4
+        assert all(text.following == "end" for text in texts if text.learnt)
 
 
 def test_times_lie_between_picture_and_noise() -> None:

@@ -11,6 +11,7 @@ from data.picturebook import (
     IMAGE_REQUEST,
     Scene,
     Story,
+    ask_about,
     render,
     sample_caption,
     sample_edit,
@@ -49,20 +50,21 @@ def story_outline(story: Story, think: bool) -> Outline:
             items.append(Text(text=GEN_THINK_SYSTEM_PROMPT, learnt=False))
         items.append(Text(text=story.prompt, learnt=False))
         if think and story.thought is not None:
-            items.append(Text(text=f"<think>{story.thought}</think>"))
+            items.append(Text(text=f"<think>{story.thought}</think>", thought=True))
         for step in story.steps:
             items += [Text(text=step.text, following="image"), _drawn(step.scene)]
     return (*items, Text(text=story.closing, following="end"))
 
 
 def question_outline(rng: Random) -> Outline:
-    """Return a picture, a question and its answer; half of the pictures by vision alone."""
+    """Return a picture, some questions and their answers; most pictures by vision alone."""
     sample = sample_question(rng)
-    return (
-        Picture(image=render(sample.scene), drawn=False, latent=rng.random() < 0.5),
-        Text(text=sample.question, learnt=False),
-        Text(text=sample.answer, following="end"),
-    )
+    items: list[Text | Picture] = [
+        Picture(image=render(sample.scene), drawn=False, latent=rng.random() < 0.3)
+    ]
+    for each in [sample, *(ask_about(rng, sample.scene) for _ in range(3))]:
+        items += [Text(text=each.question, learnt=False), Text(text=each.answer, following="end")]
+    return tuple(items)
 
 
 def edit_outline(rng: Random) -> Outline:
@@ -80,15 +82,18 @@ def edit_outline(rng: Random) -> Outline:
 
 
 def sample_outline(rng: Random, stage: str) -> Outline:
-    """Draw an outline for a stage: "captions" first, "stories" after."""
+    """Draw an outline for a stage: "captions" first, "stories" after.
+
+    Most of the tokens are in stories all the same, which are much longer.
+    """
     lot = rng.random()
     if stage == "captions":
         return caption_outline(rng) if lot < 0.85 else question_outline(rng)
-    if lot < 0.08:
+    if lot < 0.05:
         return caption_outline(rng)
-    if lot < 0.20:
+    if lot < 0.40:
         return question_outline(rng)
-    if lot < 0.32:
+    if lot < 0.70:
         return edit_outline(rng)
     return story_outline(sample_story(rng), think=rng.random() < 0.15)
 

@@ -25,11 +25,13 @@ class Text:
         text: its characters.
         learnt: whether the model learns to write it.
         following: what comes after its eos: a picture, the end, or nothing that is learnt.
+        thought: it is a plan, which only the full context holds.
     """
 
     text: str
     learnt: bool = True
     following: str | None = None
+    thought: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,6 +137,8 @@ def parts_of(
     parts: list[Part] = []
     for place, item in enumerate(outline):
         if isinstance(item, Text):
+            if item.thought and drop_images:
+                continue
             upcoming = encoded.get(place + 1)
             if upcoming and _is_drawn(outline, place + 1) and rng.random() < drop_text:
                 parts.append(_noised(upcoming, recipe, rng))

@@ -76,9 +76,12 @@ def sample_caption(
 
 def sample_question(rng: Random, *, held_out: bool = False) -> Question:
     """Draw one question about a picture with any traits; `held_out` as in `sample_caption`."""
-    scene = sample_caption(rng, traits=None, held_out=held_out).scene
-    ask = rng.choice(QUESTIONS)
-    question, answer = ask(rng, scene)
+    return ask_about(rng, sample_caption(rng, traits=None, held_out=held_out).scene)
+
+
+def ask_about(rng: Random, scene: Scene) -> Question:
+    """Draw one question about this scene."""
+    question, answer = rng.choice(QUESTIONS)(rng, scene)
     return Question(scene, question, answer)
 
 

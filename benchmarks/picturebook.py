@@ -71,7 +71,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "unguided": UNGUIDED,
     "pixels-unguided": {"image_feedback": "pixels", **UNGUIDED},
     "taylorseer": {"enable_taylorseer": True},
+    "older-seen": {"image_memory": "vision"},
+    "older-forgotten": {"image_memory": "text"},
 }
+IN_LOOP_ONLY = ("image_feedback", "image_memory")
 WANTED = {
     "structure": 99,
     "text does what was asked": 95,
@@ -137,7 +140,7 @@ def measure(
     problems: int,
 ) -> Counts:
     """Count everything that depends on how pictures are drawn and fed back."""
-    at_once = {name: value for name, value in options.items() if name != "image_feedback"}
+    at_once = {name: value for name, value in options.items() if name not in IN_LOOP_ONLY}
     told = tell_stories(inferencer, samples.stories, seed=seed, **options)
     planned = tell_stories(inferencer, samples.plans, seed=seed, think=True, **options)
     wrong = [each for each in [*told, *planned] if each.judgement.problems]

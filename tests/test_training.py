@@ -111,7 +111,7 @@ def test_a_picture_is_asked_about_several_times_and_not_only_by_its_latents() ->
     assert {p.latent for p in pictures if isinstance(p, Picture)} == {True, False}
     for items in outlines:
         texts = [item for item in items[1:] if isinstance(item, Text)]
-        assert [text.learnt for text in texts] == [False, True] * 4
+        assert [text.learnt for text in texts] == [False, True] * 6
         assert all(text.following == "end" for text in texts if text.learnt)
 
 

@@ -60,9 +60,9 @@ def question_outline(rng: Random) -> Outline:
     """Return a picture, some questions and their answers; most pictures by vision alone."""
     sample = sample_question(rng)
     items: list[Text | Picture] = [
-        Picture(image=render(sample.scene), drawn=False, latent=rng.random() < 0.3)
+        Picture(image=render(sample.scene), drawn=False, latent=rng.random() < 0.4)
     ]
-    for each in [sample, *(ask_about(rng, sample.scene) for _ in range(3))]:
+    for each in [sample, *(ask_about(rng, sample.scene) for _ in range(5))]:
         items += [Text(text=each.question, learnt=False), Text(text=each.answer, following="end")]
     return tuple(items)
 
@@ -89,11 +89,11 @@ def sample_outline(rng: Random, stage: str) -> Outline:
     lot = rng.random()
     if stage == "captions":
         return caption_outline(rng) if lot < 0.85 else question_outline(rng)
-    if lot < 0.05:
+    if lot < 0.03:
         return caption_outline(rng)
-    if lot < 0.40:
+    if lot < 0.58:
         return question_outline(rng)
-    if lot < 0.70:
+    if lot < 0.85:
         return edit_outline(rng)
     return story_outline(sample_story(rng), think=rng.random() < 0.15)
 

@@ -103,9 +103,11 @@ def muon_and_adamw(model: nn.Module) -> list[torch.optim.Optimizer]:
 
     They need whole matrices: a sharded model takes AdamW alone.
     """
+    # By AdamW's larger steps the way from pixels to the decoder grows until positions drown in it.
+    trunk_names = (".layers.", "patch_embedding", "connector")
     trunk, rest = [], []
     for name, parameter in model.named_parameters():
-        matrix = parameter.ndim == 2 and ".layers." in name
+        matrix = parameter.ndim == 2 and any(part in name for part in trunk_names)
         (trunk if matrix else rest).append(parameter)
     return [
         torch.optim.Muon(trunk, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),

@@ -11,6 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from auto_interleaved_inference import AutoInterleavedInferencer
+from modeling.checkpoint.settings import SETTINGS_FILE
+from tests.checkpoints import copy_checkpoint, golden_settings
 from train import main
 from training.conversations import read_conversations
 from training.samples import Text
@@ -133,7 +135,7 @@ def finish_reason(directory: Path) -> str:
     inferencer = AutoInterleavedInferencer.from_pretrained(directory, dtype=torch.float32)
     inferencer.set_progress_bar_config(disable=True)
     output = inferencer.auto_interleaved_generation(
-        "Draw.", num_timesteps=3, max_text_length=8, seed=0
+        "Draw.", num_timesteps=3, max_text_length=20, seed=0, image_shape=(32, 32)
     )
     assert output.finish_reason in ("stop", "length", "no_image"), output.error
     return f"{output.finish_reason} after {output.text!r} and {len(output.images)} images"
@@ -142,8 +144,10 @@ def finish_reason(directory: Path) -> str:
 @pytest.mark.slow
 def test_a_checkpoint_that_never_asked_for_a_picture_learns_to(tmp_path: Path) -> None:
     data, output = write(tmp_path / "data", ASK, ANSWER), tmp_path / "taught"
-    assert not finish_reason(CHECKPOINT).endswith("1 images")
-    command = [f"--data={data}", f"--checkpoint={CHECKPOINT}", f"--output={output}"]
+    checkpoint = copy_checkpoint(tmp_path / "checkpoint")
+    (checkpoint / SETTINGS_FILE).write_text(json.dumps(golden_settings()))
+    assert not finish_reason(checkpoint).endswith("1 images")
+    command = [f"--data={data}", f"--checkpoint={checkpoint}", f"--output={output}"]
     settings = ["--device=cpu", "--learning-rate=3e-3", "--trainable=text"]
     assert main([*command, *settings, "--steps=60"]) == 0
     assert main([*command, *settings, "--steps=120"]) == 0  # goes on where it was

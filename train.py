@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     _add_fine_tuning(parser.add_argument_group("teaching a checkpoint"))
     group = parser.add_argument_group("the picture-book model from nothing")
+    group.add_argument("--start-from", type=Path, help="a picture-book checkpoint to go on from")
     for entry in fields(Budget):
         flag = "--" + entry.name.replace("_", "-")
         group.add_argument(flag, type=int, help=f"default {entry.default}")
@@ -45,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     if "data" not in given:
         if stray := fine_tuning & given.keys():
             parser.error(f"--{sorted(stray)[0].replace('_', '-')} needs --data")
-        train_picturebook(output, Budget(**given), device)
+        start_from = given.pop("start_from", None)
+        train_picturebook(output, Budget(**given), device, start_from)
         return 0
     if stray := given.keys() - fine_tuning - {"batch_tokens"}:
         parser.error(f"--{sorted(stray)[0].replace('_', '-')} does not go with --data")

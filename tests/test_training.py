@@ -5,11 +5,13 @@ from random import Random
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from auto_interleaved_inference import AutoInterleavedInferencer
 from data.packing import LatentPart, TextPart
 from data.picturebook import sample_story
 from modeling.autoencoder import AutoEncoder
+from modeling.checkpoint import BUNDLED_MODEL
 from train import main
 from training.autoencoder import PARAMS
 from training.decoder import Plan
@@ -46,6 +48,18 @@ def test_one_command_makes_a_checkpoint_that_tells_a_story(tmp_path: Path) -> No
         "Draw a red circle: <|vision_start|>", num_timesteps=3, max_text_length=3, seed=1
     )
     assert [image.size for image in output.images] == [(64, 64)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="training needs torch 2.9 or later")
+def test_training_goes_on_from_a_finished_checkpoint(tmp_path: Path) -> None:
+    more = ["--caption-steps=0", "--story-steps=1", f"--start-from={BUNDLED_MODEL}"]
+    assert main(["--output", str(tmp_path), *SMALL, *more]) == 0
+    for name in ("vocab.json", "ae.safetensors"):
+        assert (tmp_path / name).read_bytes() == (BUNDLED_MODEL / name).read_bytes()
+    before, after = (load_file(d / "ema.safetensors") for d in (BUNDLED_MODEL, tmp_path))
+    moved = [(before[name].float() - after[name].float()).abs().max() for name in before]
+    assert 0 < max(moved) < 0.01  # one step at the rate of a warm-up
 
 
 def outline() -> tuple[Outline, dict[int, EncodedPicture]]:

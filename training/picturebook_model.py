@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from modeling.bagel import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
+from modeling.checkpoint import load_checkpoint
 from modeling.qwen2 import Qwen2Tokenizer
 from training.autoencoder import PARAMS, load_autoencoder, train_autoencoder
 from training.decoder import Average, Plan, accelerator, muon_and_adamw, train_decoder
@@ -33,7 +35,7 @@ from training.picturebook import (
     texts_for_tokenizer,
 )
 from training.samples import FollowingIds, Recipe, by_length, parts_of
-from training.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from training.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILES, train_tokenizer
 
 logger = logging.getLogger("auto_interleaved.training")
 
@@ -82,7 +84,9 @@ class Budget:
     pool: int = 512
 
 
-def train_picturebook(directory: Path, budget: Budget, device: str) -> None:
+def train_picturebook(
+    directory: Path, budget: Budget, device: str, start_from: Path | None = None
+) -> None:
     """Train, or go on training, the bundled model; the finished checkpoint is in `directory`.
 
     Every part resumes where it was: its state lies in `directory / "state"`. Several processes
@@ -92,18 +96,28 @@ def train_picturebook(directory: Path, budget: Budget, device: str) -> None:
         directory: where the checkpoint goes, in the published layout.
         budget: how much of everything.
         device: where to train.
+        start_from: a finished picture-book checkpoint whose tokenizer, autoencoder and weights to
+            go on from, instead of from nothing.
     """
     runner = accelerator(device)
     state = directory / "state"
     state.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     with runner.main_process_first():
-        if not (directory / "vocab.json").exists():
+        if start_from is not None:
+            for name in TOKENIZER_FILES:
+                shutil.copyfile(start_from / name, directory / name)
+        elif not (directory / TOKENIZER_FILES[0]).exists():
             texts = texts_for_tokenizer(budget.tokenizer_stories)
             train_tokenizer(directory, texts, budget.vocab_size)
-        autoencoder = _autoencoder(state, budget, str(runner.device))
-    tokenizer = Qwen2Tokenizer.from_pretrained(directory)
-    model = build_model(len(tokenizer)).to(runner.device)
+        tokenizer = Qwen2Tokenizer.from_pretrained(directory)
+        model = build_model(len(tokenizer)).to(runner.device)
+        if start_from is None:
+            autoencoder = _autoencoder(state, budget, str(runner.device))
+        else:
+            old = load_checkpoint(start_from, dtype=torch.float32, device=runner.device)
+            model.load_state_dict(old.model.state_dict())
+            autoencoder = old.vae_model.requires_grad_(False)
     torch.manual_seed(runner.process_index)
     special, following = special_ids(tokenizer)
     average = Average(model)

@@ -14,6 +14,7 @@ SPECIAL_TOKENS = (
     "<|vision_start|>",
     "<|vision_end|>",
 )
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json")
 # Qwen2's rule for cutting a text into words before merging.
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"

@@ -76,6 +76,20 @@ class Contexts:
         """The four contexts."""
         return self.full, self.view, self.without_text, self.without_images
 
+    def replaced(
+        self, each: Sequence[Context], images: Mapping[Context, tuple[ImageSlots, ...]]
+    ) -> Contexts:
+        """Return others in place of the four contexts, and where images lie in them."""
+        full, view, without_text, without_images = each
+        return replace(
+            self,
+            full=full,
+            view=view,
+            without_text=without_text,
+            without_images=without_images,
+            images=images,
+        )
+
     def images_after(
         self, read: Mapping[Context, Context]
     ) -> Mapping[Context, tuple[ImageSlots, ...]]:
@@ -181,21 +195,12 @@ class Reader:
         It is the same for every context, so that contexts of one store go on sharing one.
         """
         lost = {context: self._lost(contexts, context) for context in contexts.each}
-        full, view, without_text, without_images = kept = without(
-            contexts.each, [lost[context] for context in contexts.each]
-        )
+        kept = without(contexts.each, [lost[context] for context in contexts.each])
         images = {
             after: tuple(slots.after(lost[before]) for slots in contexts.images.get(before, ()))
             for before, after in zip(contexts.each, kept, strict=True)
         }
-        return Contexts(
-            full=full,
-            view=view,
-            without_text=without_text,
-            without_images=without_images,
-            num_images=contexts.num_images,
-            images=images,
-        )
+        return contexts.replaced(kept, images)
 
     def _lost(self, contexts: Contexts, context: Context) -> list[range]:
         """Return the slots of a context that are to be forgotten."""

@@ -197,12 +197,5 @@ def _sketched(contexts: Contexts) -> Contexts:
     """Return contexts of the same lengths over sketches of their stores."""
     stores = {context.store: context.store.sketch() for context in contexts.each}
     of = {context: replace(context, store=stores[context.store]) for context in contexts.each}
-    full, view, without_text, without_images = (of[context] for context in contexts.each)
-    return Contexts(
-        full=full,
-        view=view,
-        without_text=without_text,
-        without_images=without_images,
-        num_images=contexts.num_images,
-        images={of[context]: images for context, images in contexts.images.items()},
-    )
+    images = {of[context]: images for context, images in contexts.images.items()}
+    return contexts.replaced([of[context] for context in contexts.each], images)

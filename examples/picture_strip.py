@@ -30,7 +30,7 @@ def strip(output: InterleavedOutput) -> Image.Image:
             pictures.append(item.resize((PICTURE, PICTURE), Image.Resampling.NEAREST))
     step = PICTURE + MARGIN
     height = PICTURE + 3 * MARGIN + LINE * max(map(len, texts))
-    page = Image.new("RGB", (MARGIN + step * len(texts), height), "white")
+    page = Image.new("RGB", (MARGIN + step * max(len(texts), len(pictures)), height), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(14)
     for place, lines in enumerate(texts):
         left = MARGIN + step * place

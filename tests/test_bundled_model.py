@@ -109,10 +109,10 @@ def test_questions_are_answered(
 @pytest.mark.parametrize("draw", [edit_in_loop, edit_at_once])
 def test_edits_are_right(inferencer: AutoInterleavedInferencer, draw: object) -> None:
     rng = Random("tests edits")
-    edits = [sample_edit(rng) for _ in range(10)]
+    edits = [sample_edit(rng, held_out=index % 2 == 1) for index in range(30)]
     rate = evaluate_edits(inferencer, edits, draw, **SAMPLING)
     share = rate.share
-    assert share >= 0.7, str(rate)
+    assert share >= 0.6, str(rate)
 
 
 def test_captions_are_drawn(inferencer: AutoInterleavedInferencer) -> None:

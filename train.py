@@ -22,8 +22,6 @@ from modeling.checkpoint import BUNDLED_MODEL
 from training.fine_tuning import FineTuning, Trainable, fine_tune
 from training.picturebook_model import Budget, train_picturebook
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line and train."""
@@ -51,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if stray := given.keys() - fine_tuning - {"batch_tokens"}:
         parser.error(f"--{sorted(stray)[0].replace('_', '-')} does not go with --data")
-    given["dtype"] = _DTYPES[given.get("dtype", "float32")]
+    given["dtype"] = getattr(torch, given.get("dtype", "float32"))
     fine_tune(FineTuning(**{"checkpoint": BUNDLED_MODEL, **given}, output=output), device)
     return 0
 
@@ -62,7 +60,9 @@ def _add_fine_tuning(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--steps", type=int, help="default 1000")
     group.add_argument("--learning-rate", type=float, help="default 1e-5")
     group.add_argument("--trainable", choices=get_args(Trainable), help="default all")
-    group.add_argument("--dtype", choices=tuple(_DTYPES), help="of the weights; default float32")
+    group.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="of the weights; default float32"
+    )
 
 
 if __name__ == "__main__":

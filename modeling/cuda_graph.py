@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor, nn
+
+logger = logging.getLogger("auto_interleaved")
 
 Work = Callable[[], Tensor]
 
@@ -66,3 +69,9 @@ def captured(work: Work, device: torch.device) -> Work:
 def _recording_stream(device: torch.device) -> torch.cuda.Stream:
     # One for all recordings: matrix products keep a workspace for every stream they ran on.
     return torch.cuda.Stream(device)
+
+
+@cache
+def tell_once(what: str, reason: str) -> None:
+    """Log that something goes on without recordings, once for each reason."""
+    logger.warning("%s without CUDA graphs, which is slower: %s", what, reason)

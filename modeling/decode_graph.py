@@ -11,22 +11,19 @@ kernels cost no time, and every generator keeps its own account of what was draw
 
 from __future__ import annotations
 
-import logging
 import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from modeling.attention import Projected, attend
 from modeling.bagel.bagel import Bagel
-from modeling.cuda_graph import Work, captured
+from modeling.cuda_graph import Work, captured, tell_once
 from modeling.kv_store import Tail
-
-logger = logging.getLogger("auto_interleaved")
 
 Feed = Callable[[Tail, Tensor], Tensor]
 Buffers = Sequence[tuple[Tensor, Tensor]]  # keys and values of every layer
@@ -92,7 +89,7 @@ class GraphFeed:
             try:
                 self._repeats[bucket] = self._recorded(slot, bucket, buffers)
             except Exception as error:
-                _tell_once(f"{type(error).__name__}: {error}")
+                tell_once("text is written", f"{type(error).__name__}: {error}")
                 self._patience = math.inf
         return self._repeats.get(bucket)
 
@@ -207,8 +204,3 @@ class Slots:
         )
         assert isinstance(attended, Tensor)  # no auxiliary results were asked for
         return attended
-
-
-@cache
-def _tell_once(reason: str) -> None:
-    logger.warning("text is written without CUDA graphs, which is slower: %s", reason)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from auto_interleaved_inference import AutoInterleavedInferencer
-from data.packing import LatentPart, Part, SpecialIds, TextPart, VisionPart, pack
+from data.packing import LatentPart, Part, TextPart, VisionPart, pack
 from data.picturebook import render, sample_edit, sample_question, sample_story
 from inferencer import GEN_THINK_SYSTEM_PROMPT
 from modeling.bagel.blocks import patchify
@@ -20,6 +20,7 @@ from modeling.context import Context
 from modeling.flow import ImageOptions, schedule
 from tests.bundled import bundled
 from tests.teacher import POINTS, SHIFT, Heard, Lesson, lesson_of, taught
+from training.tokenizer import special_ids
 
 TOLERANCE = 5e-5  # float32, summed in another order over four layers
 TIMES = schedule(POINTS, SHIFT)[1:-1]  # the first step's noise is the loop's own
@@ -71,13 +72,6 @@ def sequence(
     return [*parts, TextPart(ids=closing)]
 
 
-def special_ids(inferencer: AutoInterleavedInferencer) -> SpecialIds:
-    start, end = inferencer.markers
-    return SpecialIds(
-        bos=inferencer.bos, eos=inferencer.eos, start_of_image=start, end_of_image=end
-    )
-
-
 def forward(
     inferencer: AutoInterleavedInferencer, parts: Sequence[Part], lesson: Lesson
 ) -> tuple[list[float], Tensor]:
@@ -95,7 +89,7 @@ def forward(
     )
     try:
         with torch.inference_mode():
-            ce = inferencer.model(pack([parts], special_ids(inferencer)), noise).ce
+            ce = inferencer.model(pack([parts], special_ids(inferencer.tokenizer)[0]), noise).ce
     finally:
         hook.remove()
     return ce.tolist(), velocities[0].unflatten(0, (-1, GRID[0] * GRID[1]))
@@ -179,7 +173,7 @@ def test_an_answer_is_as_likely_in_the_published_call_as_in_training(
     vision = VisionPart(patches=patchify(inferencer.vit_transform(picture), 16), grid=GRID)
     parts = [vision, TextPart(ids=tuple(question), loss=False), TextPart(ids=tuple(answer))]
     with torch.inference_mode():
-        ce = inferencer.model(pack([parts], special_ids(inferencer))).ce
+        ce = inferencer.model(pack([parts], special_ids(inferencer.tokenizer)[0])).ce
     close(torch.nn.functional.cross_entropy(logits, right, reduction="none"), ce)
 
 

@@ -13,6 +13,7 @@ from modeling.bagel import BagelConfig, Qwen2Config, SiglipVisionConfig
 from modeling.checkpoint import load_checkpoint
 from modeling.checkpoint.files import locate
 from modeling.checkpoint.model import empty_model
+from modeling.checkpoint.settings import SETTINGS_FILE
 from modeling.checkpoint.weights import open_weights
 from tests.builders import toy_bagel
 from tests.checkpoints import (
@@ -28,8 +29,6 @@ from tests.checkpoints import (
     save_shards,
 )
 from tests.conftest import golden_json, golden_tensors
-
-SETTINGS_FILE = "bagel_config.json"
 
 
 def assert_same_weights(model: nn.Module) -> None:

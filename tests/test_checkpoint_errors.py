@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from modeling.checkpoint import load_checkpoint
+from modeling.checkpoint.settings import SETTINGS_FILE
 from tests.checkpoints import (
     GOLDEN_CHECKPOINT,
     change_json,
@@ -19,7 +20,6 @@ from tests.checkpoints import (
     save_shards,
 )
 
-SETTINGS_FILE = "bagel_config.json"
 LAYERS = "language_model.model.layers"
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from modeling import cuda_graph
 from modeling.bagel import flow_graph
 from modeling.bagel.drawing import draw
 from modeling.bagel.flow_graph import SMALL_IMAGE_TOKENS, StaticEvaluation, steady
@@ -141,7 +142,7 @@ def test_what_cannot_be_recorded_runs_as_before_and_is_told_once(
     def fail(work: Work, device: torch.device) -> Work:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    flow_graph._tell_once.cache_clear()
+    cuda_graph.tell_once.cache_clear()
     monkeypatch.setattr(flow_graph, "can_repeat", lambda model: True)
     monkeypatch.setattr(flow_graph, "captured", fail)
     for _ in range(2):

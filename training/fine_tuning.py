@@ -14,10 +14,11 @@ from typing import Literal
 import torch
 from torch import nn
 
-from data.packing import Part, SpecialIds
+from data.packing import Part
 from inferencer import InterleaveInferencer
 from modeling.bagel.blocks import patchify
 from modeling.checkpoint import Checkpoint, load_checkpoint
+from modeling.checkpoint.settings import SETTINGS_FILE
 from training.conversations import Conversation, read_conversations
 from training.decoder import Plan, accelerator, train_decoder
 from training.samples import (
@@ -29,11 +30,11 @@ from training.samples import (
     by_length,
     parts_of,
 )
+from training.tokenizer import special_ids
 
 logger = logging.getLogger("auto_interleaved.training")
 
 Trainable = Literal["all", "text"]
-_SETTINGS = "bagel_config.json"
 _KEPT = ("*.json", "merges.txt", "vocab.json", "ae.safetensors")  # beside the new weights
 
 
@@ -84,7 +85,7 @@ def fine_tune(task: FineTuning, device: str) -> None:
     if task.trainable == "text":
         _freeze_drawing(model)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    special, following = _special_ids(checkpoint)
+    special, following = special_ids(checkpoint.tokenizer)
     mine = conversations[runner.process_index :: runner.num_processes] or conversations
     prepared = train_decoder(
         model,
@@ -110,18 +111,6 @@ def _freeze_drawing(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if any(part in name for part in drawing):
             parameter.requires_grad_(False)
-
-
-def _special_ids(checkpoint: Checkpoint) -> tuple[SpecialIds, FollowingIds]:
-    ids = checkpoint.new_token_ids
-    special = SpecialIds(
-        bos=ids["bos_token_id"],
-        eos=ids["eos_token_id"],
-        start_of_image=ids["start_of_image"],
-        end_of_image=ids["end_of_image"],
-    )
-    end = checkpoint.tokenizer.convert_tokens_to_ids("<|endoftext|>")
-    return special, FollowingIds(image=special.start_of_image, end=end)
 
 
 def _batches(
@@ -177,7 +166,7 @@ def _complete(task: FineTuning) -> None:
         for file in task.checkpoint.glob(pattern):
             if not file.name.endswith(".index.json"):
                 shutil.copy(file, task.output / file.name)
-    settings = task.output / _SETTINGS
+    settings = task.output / SETTINGS_FILE
     known = json.loads(settings.read_text()) if settings.is_file() else {}
     settings.write_text(json.dumps({**known, "protocol": "native"}, indent=1) + "\n")
     logger.info("saved %s", task.output)

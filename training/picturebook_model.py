@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from data.packing import Part, SpecialIds
+from data.packing import Part
 from modeling.autoencoder import AutoEncoder
 from modeling.bagel import (
     Bagel,
@@ -25,6 +25,7 @@ from modeling.bagel import (
     SiglipVisionModel,
 )
 from modeling.checkpoint import load_checkpoint
+from modeling.checkpoint.settings import SETTINGS_FILE
 from modeling.qwen2 import Qwen2Tokenizer
 from training.autoencoder import PARAMS, load_autoencoder, train_autoencoder
 from training.decoder import Average, Plan, accelerator, muon_and_adamw, train_decoder
@@ -35,7 +36,7 @@ from training.picturebook import (
     texts_for_tokenizer,
 )
 from training.samples import FollowingIds, Recipe, by_length, parts_of
-from training.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILES, train_tokenizer
+from training.tokenizer import TOKENIZER_FILES, special_ids, train_tokenizer
 
 logger = logging.getLogger("auto_interleaved.training")
 
@@ -158,15 +159,6 @@ def build_model(vocab_size: int) -> Bagel:
     return model
 
 
-def special_ids(tokenizer: Qwen2Tokenizer) -> tuple[SpecialIds, FollowingIds]:
-    """Return the ids that frame texts and images, and those that follow a text."""
-    end, bos, eos, start_of_image, end_of_image = (
-        tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS
-    )
-    special = SpecialIds(bos=bos, eos=eos, start_of_image=start_of_image, end_of_image=end_of_image)
-    return special, FollowingIds(image=start_of_image, end=end)
-
-
 def batches(  # noqa: PLR0913 - what samples are made with
     first: int,
     budget: Budget,
@@ -245,7 +237,7 @@ def save_checkpoint(
     for name, content in (
         ("llm_config.json", llm),
         ("vit_config.json", vit),
-        ("bagel_config.json", settings),
+        (SETTINGS_FILE, settings),
     ):
         (directory / name).write_text(json.dumps(content, indent=1) + "\n")
     logger.info("saved %s", directory)

@@ -1,4 +1,4 @@
-"""The picture book's tokenizer: byte-level BPE in the Qwen2 layout."""
+"""The picture book's tokenizer, byte-level BPE in the Qwen2 layout, and the ids of any such one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from data.packing import SpecialIds
+from modeling.qwen2 import Qwen2Tokenizer
+from training.samples import FollowingIds
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -67,3 +71,12 @@ def train_tokenizer(directory: Path, texts: list[str], vocab_size: int) -> None:
         "clean_up_tokenization_spaces": False,
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def special_ids(tokenizer: Qwen2Tokenizer) -> tuple[SpecialIds, FollowingIds]:
+    """Return the ids that frame texts and images, and those that follow a text."""
+    end, bos, eos, start_of_image, end_of_image = (
+        tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS
+    )
+    special = SpecialIds(bos=bos, eos=eos, start_of_image=start_of_image, end_of_image=end_of_image)
+    return special, FollowingIds(image=start_of_image, end=end)

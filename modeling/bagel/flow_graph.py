@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from modeling.cuda_graph import Work, can_repeat, captured
+from modeling.cuda_graph import Work, can_repeat, captured, tell_once
 from modeling.flow import Evaluation, Velocity
-
-logger = logging.getLogger("auto_interleaved")
 
 # Latent tokens of 512 x 512 pixels. Up to here a GPU waits for its host to start kernels, so that
 # graphs and packed branches pay; beyond, each branch fills it by itself.
@@ -38,7 +35,7 @@ def steady(model: nn.Module, evaluate: Evaluation, noise: Tensor, num_calls: int
         try:
             static.record(captured)
         except RuntimeError as error:
-            _tell_once(f"{type(error).__name__}: {error}")
+            tell_once("images are drawn", f"{type(error).__name__}: {error}")
     return static
 
 
@@ -75,8 +72,3 @@ class StaticEvaluation:
         """
         repeat = capture(self._work, self._latent.device)
         self._work = lambda: repeat().clone()  # the next repetition writes over it
-
-
-@cache
-def _tell_once(reason: str) -> None:
-    logger.warning("images are drawn without CUDA graphs, which is slower: %s", reason)

@@ -8,6 +8,9 @@ from random import Random
 import torch
 
 from data.picturebook import (
+    BINDINGS,
+    DESCRIPTIONS,
+    DETAILS,
     IMAGE_REQUEST,
     Scene,
     Story,
@@ -15,7 +18,6 @@ from data.picturebook import (
     render,
     sample_caption,
     sample_edit,
-    sample_question,
     sample_story,
 )
 from inferencer import GEN_THINK_SYSTEM_PROMPT
@@ -57,13 +59,18 @@ def story_outline(story: Story, think: bool) -> Outline:
 
 
 def question_outline(rng: Random) -> Outline:
-    """Return a picture, some questions and their answers; most pictures by vision alone."""
-    sample = sample_question(rng)
+    """Return a picture, some questions and their answers; most pictures by vision alone.
+
+    A description gives everything away: where there is one, it is alone. Of the other questions
+    most ask which thing has which colour, because "Yes." teaches so little.
+    """
+    scene = sample_caption(rng, traits=None).scene
+    kinds = [DESCRIPTIONS] if rng.random() < 0.3 else [DETAILS, BINDINGS] * 3
     items: list[Text | Picture] = [
-        Picture(image=render(sample.scene), drawn=False, latent=rng.random() < 0.4)
+        Picture(image=render(scene), drawn=False, latent=rng.random() < 0.4)
     ]
-    for each in [sample, *(ask_about(rng, sample.scene) for _ in range(5))]:
-        items += [Text(text=each.question, learnt=False), Text(text=each.answer, following="end")]
+    for asked in [ask_about(rng, scene, kind) for kind in kinds]:
+        items += [Text(text=asked.question, learnt=False), Text(text=asked.answer, following="end")]
     return tuple(items)
 
 
@@ -91,7 +98,7 @@ def sample_outline(rng: Random, stage: str) -> Outline:
         return caption_outline(rng) if lot < 0.85 else question_outline(rng)
     if lot < 0.03:
         return caption_outline(rng)
-    if lot < 0.58:
+    if lot < 0.53:
         return question_outline(rng)
     if lot < 0.85:
         return edit_outline(rng)

@@ -19,6 +19,9 @@ from data.picturebook.render import render
 from data.picturebook.split import is_held_out, novelties
 from data.picturebook.stories import STORY_KINDS, illustrated, sample_story
 from data.picturebook.tasks import (
+    BINDINGS,
+    DESCRIPTIONS,
+    DETAILS,
     Caption,
     Edit,
     Question,
@@ -46,6 +49,9 @@ __all__ = [
     "Traits",
     "Verdict",
     "Wish",
+    "BINDINGS",
+    "DESCRIPTIONS",
+    "DETAILS",
     "ask_about",
     "caption",
     "illustrated",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TypeAlias
 
 from data.picturebook.language import (
     BACKGROUND_PHRASES,
@@ -30,6 +31,9 @@ from data.picturebook.world import (
     overlap,
     random_traits,
 )
+
+# From a source of chance and a scene to a question and its answer.
+Ask: TypeAlias = Callable[[Random, Scene], tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,9 @@ def sample_question(rng: Random, *, held_out: bool = False) -> Question:
     return ask_about(rng, sample_caption(rng, traits=None, held_out=held_out).scene)
 
 
-def ask_about(rng: Random, scene: Scene) -> Question:
-    """Draw one question about this scene."""
-    question, answer = rng.choice(QUESTIONS)(rng, scene)
+def ask_about(rng: Random, scene: Scene, kinds: Sequence[Ask] | None = None) -> Question:
+    """Draw one question about this scene, of one of these kinds; any of `QUESTIONS` by default."""
+    question, answer = rng.choice(kinds or QUESTIONS)(rng, scene)
     return Question(scene, question, answer)
 
 
@@ -148,9 +152,8 @@ def _ask_presence(rng: Random, scene: Scene) -> tuple[str, str]:
     return f"Is there {with_article(f'{colour} {kind}')}?", "Yes." if there else "No."
 
 
-QUESTIONS: tuple[Callable[[Random, Scene], tuple[str, str]], ...] = (
-    _ask_all,
-    _ask_all,
+DESCRIPTIONS: tuple[Ask, ...] = (_ask_all,)
+DETAILS: tuple[Ask, ...] = (
     _ask_colour,
     _ask_place,
     _ask_thing,
@@ -158,6 +161,8 @@ QUESTIONS: tuple[Callable[[Random, Scene], tuple[str, str]], ...] = (
     _ask_background,
     _ask_presence,
 )
+BINDINGS: tuple[Ask, ...] = (_ask_presence, _ask_presence, _ask_colour, _ask_thing)
+QUESTIONS: tuple[Ask, ...] = (*DESCRIPTIONS, *DESCRIPTIONS, *DETAILS)
 
 
 def _replaced(scene: Scene, old: Thing, new: Thing) -> Scene:

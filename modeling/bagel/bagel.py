@@ -18,6 +18,7 @@ from modeling.bagel.siglip_navit import SiglipVisionModel
 from modeling.bagel.training import Losses, training_losses
 from modeling.context import Context
 from modeling.kv_store import Tail
+from modeling.linear import Linear
 
 Grid = tuple[int, int]
 Rotaries = tuple[Rotary, Rotary | None]
@@ -67,8 +68,8 @@ class Bagel(nn.Module):
             self.max_latent_size = config.max_latent_size
             self.patch_latent_dim = config.latent_patch_size**2 * self.latent_channel
             self.time_embedder = TimestepEmbedder(hidden)
-            self.vae2llm = nn.Linear(self.patch_latent_dim, hidden)
-            self.llm2vae = nn.Linear(hidden, self.patch_latent_dim)
+            self.vae2llm = Linear(self.patch_latent_dim, hidden)
+            self.llm2vae = Linear(hidden, self.patch_latent_dim)
             self.latent_pos_embed = PositionEmbedding(config.max_latent_size, hidden)
         if config.visual_und and vit_model is not None and config.vit_config is not None:
             self.vit_model = vit_model

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from modeling.linear import Linear
+
 
 def sincos_table(dim: int, side: int) -> Tensor:
     """Compute the fixed two-dimensional position table.
@@ -81,9 +83,9 @@ class TimestepEmbedder(nn.Module):
         super().__init__()
         self.frequency_embedding_size = frequency_embedding_size
         self.mlp = nn.Sequential(
-            nn.Linear(frequency_embedding_size, hidden_size),
+            Linear(frequency_embedding_size, hidden_size),
             nn.SiLU(),
-            nn.Linear(hidden_size, hidden_size),
+            Linear(hidden_size, hidden_size),
         )
 
     def forward(self, times: Tensor, dtype: torch.dtype) -> Tensor:
@@ -106,8 +108,8 @@ class MLPconnector(nn.Module):  # noqa: N801 - the published name
     def __init__(self, in_dim: int, out_dim: int, hidden_act: str) -> None:
         super().__init__()
         self.activation_fn = ACT2FN[hidden_act]
-        self.fc1 = nn.Linear(in_dim, out_dim)
-        self.fc2 = nn.Linear(out_dim, out_dim)
+        self.fc1 = Linear(in_dim, out_dim)
+        self.fc2 = Linear(out_dim, out_dim)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (tokens, in_dim) to (tokens, out_dim)."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from modeling.attention import Projected, Sequences
 from modeling.bagel.config import Qwen2Config, rope_theta
 from modeling.context import NaiveCache
+from modeling.linear import Linear
 
 __all__ = ["NaiveCache", "Qwen2ForCausalLM", "Qwen2MoTDecoderLayer", "Qwen2Model", "rotary_angles"]
 
@@ -62,9 +63,9 @@ class Qwen2MLP(nn.Module):
     def __init__(self, config: Qwen2Config) -> None:
         super().__init__()
         hidden, inner = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(hidden, inner, bias=False)
-        self.up_proj = nn.Linear(hidden, inner, bias=False)
-        self.down_proj = nn.Linear(inner, hidden, bias=False)
+        self.gate_proj = Linear(hidden, inner, bias=False)
+        self.up_proj = Linear(hidden, inner, bias=False)
+        self.down_proj = Linear(inner, hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (tokens, hidden) to (tokens, hidden)."""
@@ -77,8 +78,8 @@ class Qwen2MoTAttention(nn.Module):
     Which tokens see which is not decided here: the projected tokens go to `sequences`.
     """
 
-    o_proj: nn.Linear
-    o_proj_moe_gen: nn.Linear
+    o_proj: Linear
+    o_proj_moe_gen: Linear
 
     def __init__(self, config: Qwen2Config, layer_idx: int) -> None:
         super().__init__()
@@ -87,10 +88,10 @@ class Qwen2MoTAttention(nn.Module):
         self.head_dim = hidden // heads
         kv_size = config.num_key_value_heads * self.head_dim
         for suffix in ("", "_moe_gen"):
-            self.add_module(f"q_proj{suffix}", nn.Linear(hidden, hidden))
-            self.add_module(f"k_proj{suffix}", nn.Linear(hidden, kv_size))
-            self.add_module(f"v_proj{suffix}", nn.Linear(hidden, kv_size))
-            self.add_module(f"o_proj{suffix}", nn.Linear(hidden, hidden, bias=False))
+            self.add_module(f"q_proj{suffix}", Linear(hidden, hidden))
+            self.add_module(f"k_proj{suffix}", Linear(hidden, kv_size))
+            self.add_module(f"v_proj{suffix}", Linear(hidden, kv_size))
+            self.add_module(f"o_proj{suffix}", Linear(hidden, hidden, bias=False))
             for name in ("q_norm", "k_norm"):
                 norm = nn.RMSNorm(self.head_dim, config.rms_norm_eps)
                 self.add_module(f"{name}{suffix}", norm if config.qk_norm else nn.Identity())
@@ -216,7 +217,7 @@ class Qwen2ForCausalLM(nn.Module):
         super().__init__()
         self.config = config
         self.model = Qwen2Model(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
 
 def _check(config: Qwen2Config) -> None:

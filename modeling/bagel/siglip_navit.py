@@ -10,6 +10,7 @@ from transformers.activations import ACT2FN
 
 from modeling.attention import attend
 from modeling.bagel.config import SiglipVisionConfig
+from modeling.linear import Linear
 
 
 class SiglipVisionEmbeddings(nn.Module):
@@ -36,7 +37,7 @@ class SiglipVisionEmbeddings(nn.Module):
             return
         size = config.num_channels * config.patch_size**2
         device = torch.device("meta") if meta else old.weight.device
-        linear = nn.Linear(size, config.hidden_size, device=device, dtype=old.weight.dtype)
+        linear = Linear(size, config.hidden_size, device=device, dtype=old.weight.dtype)
         if device.type != "meta":
             assert old.bias is not None
             with torch.no_grad():
@@ -65,10 +66,10 @@ class SiglipAttention(nn.Module):
         super().__init__()
         hidden = config.hidden_size
         self.head_dim = hidden // config.num_attention_heads
-        self.k_proj = nn.Linear(hidden, hidden)
-        self.v_proj = nn.Linear(hidden, hidden)
-        self.q_proj = nn.Linear(hidden, hidden)
-        self.out_proj = nn.Linear(hidden, hidden)
+        self.k_proj = Linear(hidden, hidden)
+        self.v_proj = Linear(hidden, hidden)
+        self.q_proj = Linear(hidden, hidden)
+        self.out_proj = Linear(hidden, hidden)
 
     def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
         """Attend; `x` is (tokens, hidden) over images of `lengths` tokens each."""
@@ -76,7 +77,7 @@ class SiglipAttention(nn.Module):
         images = zip(*(part.split(list(lengths)) for part in qkv), strict=True)
         return self.out_proj(torch.cat([attend(*image).flatten(1) for image in images]))
 
-    def _projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+    def _projections(self) -> tuple[Linear, Linear, Linear]:
         return self.q_proj, self.k_proj, self.v_proj
 
 
@@ -86,8 +87,8 @@ class SiglipMLP(nn.Module):
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
         self.activation_fn = ACT2FN[config.hidden_act]
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (tokens, hidden) to (tokens, hidden)."""

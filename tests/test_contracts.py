@@ -42,6 +42,7 @@ LAYERS = (
         "modeling.kv_store",
         "modeling.context",
         "modeling.attention",
+        "modeling.linear",
         "modeling.cuda_graph",
         "modeling.flow",
         "modeling.qwen2",

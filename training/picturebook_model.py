@@ -80,7 +80,7 @@ class Budget:
     autoencoder_steps: int = 6000
     autoencoder_batch: int = 16
     caption_steps: int = 1500
-    story_steps: int = 6400
+    story_steps: int = 5000
     batch_tokens: int = 4096
     pool: int = 512
 

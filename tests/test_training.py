@@ -119,14 +119,25 @@ def test_a_plan_is_not_in_the_context_without_images(drop_images: float, texts: 
     assert sum(isinstance(part, TextPart) for part in packed) == texts
 
 
-def test_a_picture_is_asked_about_several_times_and_not_only_by_its_latents() -> None:
+def test_pictures_are_asked_about_by_their_latents_and_by_vision_alone() -> None:
     outlines = [question_outline(Random(seed)) for seed in range(40)]
     pictures = [items[0] for items in outlines]
     assert {p.latent for p in pictures if isinstance(p, Picture)} == {True, False}
     for items in outlines:
         texts = [item for item in items[1:] if isinstance(item, Text)]
-        assert [text.learnt for text in texts] == [False, True] * 6
+        assert [text.learnt for text in texts] == [False, True] * (len(texts) // 2)
         assert all(text.following == "end" for text in texts if text.learnt)
+
+
+def test_no_answer_can_be_read_off_a_description() -> None:
+    numbers = set()
+    for seed in range(60):
+        items = question_outline(Random(seed))
+        asked = [item.text for item in items if isinstance(item, Text) and not item.learnt]
+        described = {"Describe the picture.", "What is in the picture?"} & set(asked)
+        assert len(asked) == (1 if described else 6)
+        numbers.add(len(asked))
+    assert numbers == {1, 6}
 
 
 def test_times_lie_between_picture_and_noise() -> None:

@@ -61,8 +61,8 @@ def story_outline(story: Story, think: bool) -> Outline:
 def question_outline(rng: Random) -> Outline:
     """Return a picture, some questions and their answers; most pictures by vision alone.
 
-    A description gives everything away: where there is one, it is alone. Of the other questions
-    most ask which thing has which colour, because "Yes." teaches so little.
+    A description stands alone: beside it, other answers could be read off it instead of the
+    picture.
     """
     scene = sample_caption(rng, traits=None).scene
     kinds = [DESCRIPTIONS] if rng.random() < 0.3 else [DETAILS, BINDINGS] * 3

@@ -33,6 +33,9 @@ from data.picturebook.tasks import (
 from data.picturebook.world import Scene, Thing, Traits
 
 __all__ = [
+    "BINDINGS",
+    "DESCRIPTIONS",
+    "DETAILS",
     "IMAGE_REQUEST",
     "STORY_KINDS",
     "Caption",
@@ -49,9 +52,6 @@ __all__ = [
     "Traits",
     "Verdict",
     "Wish",
-    "BINDINGS",
-    "DESCRIPTIONS",
-    "DETAILS",
     "ask_about",
     "caption",
     "illustrated",

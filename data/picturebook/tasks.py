@@ -152,7 +152,7 @@ def _ask_presence(rng: Random, scene: Scene) -> tuple[str, str]:
     return f"Is there {with_article(f'{colour} {kind}')}?", "Yes." if there else "No."
 
 
-DESCRIPTIONS: tuple[Ask, ...] = (_ask_all,)
+DESCRIPTIONS: tuple[Ask, ...] = (_ask_all,)  # their answers answer every other question
 DETAILS: tuple[Ask, ...] = (
     _ask_colour,
     _ask_place,
@@ -161,6 +161,7 @@ DETAILS: tuple[Ask, ...] = (
     _ask_background,
     _ask_presence,
 )
+# Which thing has which colour: the hardest to learn, as "Yes." says so little.
 BINDINGS: tuple[Ask, ...] = (_ask_presence, _ask_presence, _ask_colour, _ask_thing)
 QUESTIONS: tuple[Ask, ...] = (*DESCRIPTIONS, *DESCRIPTIONS, *DETAILS)
 

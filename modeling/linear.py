@@ -20,22 +20,23 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name for it
         """Map (..., in_features) to (..., out_features)."""
-        if _serves(input, self.weight):
+        if self._is_large(input) and _suits_onednn(input, self.weight):
             product: Tensor = torch.ops.mkldnn._linear_pointwise(
                 input, self.weight, self.bias, "none", [], ""
             )
             return product
         return super().forward(input)
 
+    def _is_large(self, rows: Tensor) -> bool:
+        width = self.out_features
+        return self.in_features * width >= _LARGE_WEIGHT or rows.numel() * width >= _LARGE_PRODUCT
 
-def _serves(rows: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can do this product, and is worth its preparation."""
+
+def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:
     # Quantised weights are subclasses of tensors, with products of their own.
     plain = type(weight) is nn.Parameter and weight.dtype == rows.dtype == torch.float32
     if not (_AVAILABLE and plain and rows.device.type == weight.device.type == "cpu"):
         return False
-    size = weight.numel()
-    large = size >= _LARGE_WEIGHT or rows.numel() * weight.shape[0] >= _LARGE_PRODUCT
     differentiated = torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad)
     elsewhere = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-    return large and bool(torch.backends.mkldnn.enabled) and not (differentiated or elsewhere)
+    return bool(torch.backends.mkldnn.enabled) and not (differentiated or elsewhere)

@@ -17,6 +17,7 @@ from benchmarks import (
     decode,
     flow,
     image_into_context,
+    linear,
     memory,
     models,
     naive,
@@ -98,6 +99,10 @@ def test_both_ways_write_the_same_tokens(length: int) -> None:
     slow = contexts.filled_naively(toy().model, length)
     assert decode.write(toy().model, context, 8) == decode.write_naively(toy().model, slow, 8)
     assert slow.length == length, "an alias reads on by itself"
+
+
+def test_a_product_is_measured_both_ways() -> None:
+    assert all(passed > 0 for passed in linear.measure((8, 16), 2, repeats=1, megabytes=1))
 
 
 def test_attention_is_overheard_once_a_layer() -> None:

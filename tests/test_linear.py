@@ -15,7 +15,7 @@ from modeling.linear import Linear
 from tests.builders import toy_bagel
 
 ONEDNN = "mkldnn._linear_pointwise.default"
-SMALL, WIDE = (64, 48), (512, 256)
+SMALL, WIDE = (64, 48), (512, 512)
 
 
 class Operations(TorchDispatchMode):

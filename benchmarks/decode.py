@@ -4,8 +4,9 @@ python -m benchmarks.decode --model mid
 python -m benchmarks.decode --model bundled
 python -m benchmarks.decode --model 7b --device cuda --dtype bfloat16
 
-Beside ours stand the naive cache, the time of the attention alone (the calls that our decoder makes
-for one token, overheard and made again), and the roofline: the bytes that a token needs over the
+Beside ours stand the naive cache with the same kernels, and with those that PyTorch picks by itself
+for the same layers (plain); the time of the attention alone (the calls that our decoder makes for
+one token, overheard and made again); and the roofline: the bytes that a token needs over the
 bandwidth of the device, measured in this run. Everything takes turns in one loop.
 """
 
@@ -19,7 +20,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from benchmarks import naive
 from benchmarks.contexts import LENGTHS, filled, filled_naively, longest_by_default, usable_lengths
@@ -31,6 +33,7 @@ from modeling.bagel import Bagel
 from modeling.bagel.qwen2_navit import Pair, Qwen2Model
 from modeling.context import Context
 from modeling.decoding import decode, greedy
+from modeling.linear import Linear
 
 FIRST_ID = 1
 GROWTH_LENGTH = 8192  # where the criteria are set
@@ -44,6 +47,7 @@ class Cost:
     ours: float
     attention: float
     naive: float
+    plain: float
     roof: float
 
     @property
@@ -60,6 +64,23 @@ def write(model: Bagel, context: Context, count: int) -> list[int]:
 def write_naively(model: Bagel, context: naive.NaiveContext, count: int) -> list[int]:
     """Write the same with the naive cache."""
     return list(islice(naive.tokens(model, context.alias(), FIRST_ID), count))
+
+
+def write_plainly(model: Bagel, context: naive.NaiveContext, count: int) -> list[int]:
+    """Write the same with the naive cache and PyTorch's own choice of kernels."""
+    with (
+        mock.patch.object(naive, "attend", _attend_plainly),
+        mock.patch.object(Linear, "forward", nn.Linear.forward),
+    ):
+        return write_naively(model, context, count)
+
+
+def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+    """Attend with one query, which sees every key."""
+    assert len(query) == 1
+    assert causal
+    q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)[0].transpose(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +149,15 @@ def measure(model: Bagel, *, tokens: int, repeats: int, lengths: list[int]) -> l
         context = filled(model, length)
         copied = filled_naively(model, length)
         if model.dtype == torch.float32:
-            same = write(model, context, tokens) == write_naively(model, copied, tokens)
-            assert same, "both ways write the same tokens"
+            ids = write(model, context, tokens)
+            for way in (write_naively, write_plainly):
+                assert way(model, copied, tokens) == ids, "all ways write the same tokens"
         attention = partial(attend_again, attention_calls(model, context, tokens))
         runs += [
             partial(write, model, context, tokens),
             partial(repeated, without_launches(attention, model.device), tokens),
             partial(write_naively, model, copied, tokens),
+            partial(write_plainly, model, copied, tokens),
         ]
     seconds = [total / tokens for total in alternating_seconds(runs, repeats=repeats)]
     rate = bandwidth(model.device, model.dtype)
@@ -144,10 +167,11 @@ def measure(model: Bagel, *, tokens: int, repeats: int, lengths: list[int]) -> l
             ours=ours,
             attention=attention,
             naive=slow,
+            plain=plain,
             roof=token_bytes(model, length) / rate,
         )
-        for length, ours, attention, slow in zip(
-            lengths, seconds[::3], seconds[1::3], seconds[2::3], strict=True
+        for length, ours, attention, slow, plain in zip(
+            lengths, *(seconds[way::4] for way in range(4)), strict=True
         )
     ]
 
@@ -159,7 +183,8 @@ def verdicts(costs: list[Cost]) -> list[str]:
     times = f"naive over ours, context {far.length}"
     return [
         judge(growth, far.beyond / first.beyond, most=1.15),
-        judge(times, far.naive / far.ours, least=4),
+        judge(f"{times}, the same kernels", far.naive / far.ours, least=4),
+        judge(f"{times}, plain", far.plain / far.ours, least=4),
     ]
 
 
@@ -184,6 +209,8 @@ def main() -> None:
             "beyond it",
             "naive",
             "naive / ours",
+            "plain",
+            "plain / ours",
             "roofline",
             "roof %",
         ),
@@ -195,6 +222,8 @@ def main() -> None:
                 cost.beyond * 1e3,
                 cost.naive * 1e3,
                 cost.naive / cost.ours,
+                cost.plain * 1e3,
+                cost.plain / cost.ours,
                 cost.roof * 1e3,
                 100 * cost.roof / cost.ours,
             )

@@ -80,7 +80,7 @@ class Budget:
     autoencoder_steps: int = 6000
     autoencoder_batch: int = 16
     caption_steps: int = 1500
-    story_steps: int = 4500
+    story_steps: int = 8000
     batch_tokens: int = 4096
     pool: int = 512
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 # PyTorch hands float32 products to MKL though it has oneDNN aboard, which needs about half the time
-# on processors that MKL does not favour. oneDNN generates code for every new number of rows, 0.3 ms,
-# which small products would not earn back.
+# on processors that MKL does not favour. oneDNN generates code for every new number of rows, in
+# 0.3 ms, which small products would not earn back.
 _LARGE_WEIGHT, _LARGE_PRODUCT = 2**18, 2**22
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 

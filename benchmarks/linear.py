@@ -11,12 +11,11 @@ and costs the same on both sides.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from itertools import cycle
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.table import alternating_seconds, head, show
 from modeling.linear import Linear
@@ -33,26 +32,20 @@ def layers(shape: tuple[int, int], megabytes: int) -> list[Linear]:
 
 
 @torch.inference_mode()
-def apply(turns: cycle[Linear], rows: Tensor, times: int) -> None:
-    """Apply the next layers to the same rows."""
+def apply(way: type[nn.Linear], turns: cycle[Linear], rows: Tensor, times: int) -> None:
+    """Apply the next layers to the same rows, as this class would."""
     for _ in range(times):
-        next(turns)(rows)
-
-
-def by_pytorch(run: Callable[[], None]) -> None:
-    """Run without oneDNN."""
-    with torch.backends.mkldnn.flags(enabled=False):
-        run()
+        way.forward(next(turns), rows)
 
 
 def measure(
     shape: tuple[int, int], rows: int, *, repeats: int, megabytes: int = 128
 ) -> tuple[float, float]:
     """Return seconds of one product by PyTorch and by ours."""
-    turns = cycle(layers(shape, megabytes))
+    turns, given = cycle(layers(shape, megabytes)), torch.randn(rows, shape[0])
     times = max(1, min(200, 10**9 // (shape[0] * shape[1] * rows)))
-    ours = partial(apply, turns, torch.randn(rows, shape[0]), times)
-    plain, fast = alternating_seconds([partial(by_pytorch, ours), ours], repeats=repeats)
+    runs = [partial(apply, way, turns, given, times) for way in (nn.Linear, Linear)]
+    plain, fast = alternating_seconds(runs, repeats=repeats)
     return plain / times, fast / times
 
 

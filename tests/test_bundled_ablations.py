@@ -25,9 +25,13 @@ def stories() -> list[Story]:
     return drawn_stories("ablations", 4, "composition")
 
 
+def told(inferencer: AutoInterleavedInferencer, stories: list[Story]) -> Counts:
+    return evaluate_stories(inferencer, stories, max_images=4, **SAMPLING)
+
+
 @pytest.fixture(scope="module")
 def whole(inferencer: AutoInterleavedInferencer, stories: list[Story]) -> Counts:
-    return evaluate_stories(inferencer, stories, max_images=4, **SAMPLING)
+    return told(inferencer, stories)
 
 
 def pixels(inferencer: AutoInterleavedInferencer, story: Story, scale: float) -> numpy.ndarray:
@@ -39,43 +43,35 @@ def pixels(inferencer: AutoInterleavedInferencer, story: Story, scale: float) ->
     return numpy.asarray(output.images[0], dtype=int)
 
 
-def test_traits_are_lost_with_the_pictures(
+@pytest.mark.parametrize(
+    ("method", "instead", "figure", "most", "least"),
+    [
+        # A drawn picture that does not enter the context: one in twelve is right by chance.
+        pytest.param("read_image", image_unread, "traits kept", 0.4, 0.7, id="pictures"),
+        # A context of writing that lost the caller's words.
+        pytest.param("read_text", prompt_unread, "text does what was asked", 0.2, 0.6, id="prompt"),
+        # A context of drawing that lacks what was just written.
+        pytest.param(
+            "keep_text", text_in_view_only, "picture matches its text", 0.5, 0.85, id="text"
+        ),
+    ],
+)
+def test_a_figure_is_lost_with_what_it_needs(  # noqa: PLR0913 - a row, and what it is tried on
     inferencer: AutoInterleavedInferencer,
     stories: list[Story],
     whole: Counts,
+    method: str,
+    instead: object,
+    figure: str,
+    most: float,
+    least: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Catches a drawn picture that does not enter the context: one in twelve is right by chance."""
-    monkeypatch.setattr(Reader, "read_image", image_unread)
-    counts = evaluate_stories(inferencer, stories, max_images=4, **SAMPLING)
-    assert counts["traits kept"].share <= 0.4, str(counts["traits kept"])
-    assert whole["traits kept"].share >= 0.7, str(whole["traits kept"])
-
-
-def test_wishes_are_lost_with_the_prompt(
-    inferencer: AutoInterleavedInferencer,
-    stories: list[Story],
-    whole: Counts,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Catches a context of writing that lost the caller's words."""
-    monkeypatch.setattr(Reader, "read_text", prompt_unread)
-    counts = evaluate_stories(inferencer, stories, max_images=4, **SAMPLING)
-    assert counts["text does what was asked"].share <= 0.2
-    assert whole["text does what was asked"].share >= 0.6
-
-
-def test_pictures_are_lost_with_their_text(
-    inferencer: AutoInterleavedInferencer,
-    stories: list[Story],
-    whole: Counts,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Catches a context of drawing that lacks what was just written."""
-    monkeypatch.setattr(Reader, "keep_text", text_in_view_only)
-    counts = evaluate_stories(inferencer, stories, max_images=4, **SAMPLING)
-    assert counts["picture matches its text"].share <= 0.5, str(counts["picture matches its text"])
-    assert whole["picture matches its text"].share >= 0.85
+    """Without it the figure is at most one number, with it at least another."""
+    monkeypatch.setattr(Reader, method, instead)
+    lost = told(inferencer, stories)[figure]
+    assert lost.share <= most, str(lost)
+    assert whole[figure].share >= least, str(whole[figure])
 
 
 def test_guidance_is_lost_with_its_context(

@@ -32,6 +32,7 @@ from modeling.attention import Projected, Sequences
 from modeling.bagel import Bagel
 from modeling.bagel.qwen2_navit import Pair, Qwen2Model
 from modeling.context import Context
+from modeling.decode_graph import feed_token
 from modeling.decoding import decode, greedy
 from modeling.linear import Linear
 
@@ -109,8 +110,12 @@ def attention_calls(model: Bagel, context: Context, tokens: int) -> list[Callabl
     ) -> Pair:
         return forward(decoder, text, latent, rotary, _Heard(rows, calls))
 
+    # Not by recorded steps, whose tensors end with the text.
+    steps = decode(
+        model, context, FIRST_ID, greedy, at_most=tokens, feed=partial(feed_token, model)
+    )
     with mock.patch.object(Qwen2Model, "forward", overheard):
-        write(model, context, tokens)
+        list(steps)
     return calls[-model.language_model.config.num_hidden_layers :]
 
 

@@ -214,11 +214,14 @@ def main() -> None:
     command_line.add_argument("--steps", type=int, default=2, help="a run; default: %(default)s")
     command_line.add_argument("--timesteps", type=int, help="of whole pictures; default: 6, GPU 50")
     command_line.add_argument("--longest", type=int, help="default: 8192 on a CPU, else 32768")
+    command_line.add_argument("--side", type=int, help="pixels; default: the model's own size")
     arguments = command_line.parse_args()
     slow = torch.device(arguments.device).type == "cpu"
     timesteps = arguments.timesteps or (6 if slow else 50)
     longest = arguments.longest or longest_by_default(arguments.device)
     inferencer = build(arguments.model, arguments.device, arguments.dtype)
+    if arguments.side:
+        inferencer.image_shape = (arguments.side, arguments.side)
     model, num_latent = inferencer.model, len(noise_for(inferencer))
     lengths = usable_lengths(model, LENGTHS, longest, PROMPT + 1)
     costs = measure(inferencer, steps=arguments.steps, repeats=arguments.repeats, lengths=lengths)

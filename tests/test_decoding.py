@@ -535,14 +535,14 @@ class TestOnCuda:
         """Eight bits of mantissa, two kernels: a few per cent of the logits' own spread."""
         model = toy_bagel().to("cuda", torch.bfloat16)
         logits: list[list[Tensor]] = [[], []]
-        for feed, rows in zip(
-            (GraphFeed(model, patience=0), partial(feed_token, model)), logits, strict=True
-        ):
+        graphs = GraphFeed(model, patience=0)
+        for feed, rows in zip((graphs, partial(feed_token, model)), logits, strict=True):
             context = prompt(model)
             for token in range(70):
                 with context.room(1) as tail:
                     rows.append(feed(tail, torch.tensor([token], device="cuda")).float())
                     context = context.after(tail, model.text_block([token]))
+        assert graphs._repeats, "nothing was recorded"
         recorded, eager = (torch.stack(rows) for rows in logits)
         assert (recorded - eager).abs().max() < 0.1 * eager.std()
 

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
 
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "picturebook.ipynb"
 
@@ -15,7 +16,8 @@ def test_the_notebook_runs_and_leaves_a_page(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parent.parent))  # a checkout is not installed
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    resources = {"metadata": {"path": str(tmp_path)}}
+    client = nbclient.NotebookClient(notebook, timeout=300, resources=resources)
     client.execute()  # raises with the cell and its traceback
     outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
     assert not [out for out in outputs if out.output_type == "error"]

@@ -12,6 +12,7 @@ import torch
 
 from auto_interleaved.command_line import run as run_command_line
 from auto_interleaved.engine import Run, Setting
+from auto_interleaved.idle_options import without_previews
 from auto_interleaved.memory import bytes_per_token
 from auto_interleaved.options import GenerationOptions, make_options
 from auto_interleaved.record import GenerationError, RunRecord
@@ -24,8 +25,6 @@ from inferencer import InterleaveInferencer
 from modeling.checkpoint import BUNDLED_MODEL, load_checkpoint
 
 __all__ = ["AutoInterleavedInferencer", "GenerationError", "InterleavedOutput", "Protocol"]
-
-_PUBLISHED = "BAGEL-7B-MoT"  # the one name whose protocol is known without a settings file
 
 
 class AutoInterleavedInferencer(InterleaveInferencer):
@@ -40,7 +39,11 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             the largest square that the model's position table holds.
 
     Attributes:
-        last_output: what the last run made, also if it was interrupted.
+        last_output: what the last run made, or has made so far; None before its first event.
+
+    Raises:
+        TypeError: if one of the named arguments is of a wrong type.
+        ValueError: if there is no such protocol, or the model draws no pictures of that size.
     """
 
     def __init__(
@@ -51,12 +54,28 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         **named: Any,
     ) -> None:
         super().__init__(*arguments, **named)
-        largest = self.model.max_latent_size * self.model.latent_downsample
-        self.protocol = find_protocol(protocol)
-        self.image_shape = image_shape or (min(1024, largest), min(1024, largest))
-        self.model.latent_grid(*self.image_shape)  # refuses a size that does not fit
-        self.last_output: InterleavedOutput | None = None
-        self._progress: dict[str, Any] = {}
+        self.protocol = protocol
+        if image_shape is not None:
+            self.image_shape = image_shape
+        self._last: RunRecord | None = None
+
+    @property
+    def protocol(self) -> Protocol:
+        """How the checkpoint asks for pictures; may be set, also by a preset's name."""
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, protocol: str | Protocol) -> None:
+        self._protocol = find_protocol(protocol)
+
+    @property
+    def last_output(self) -> InterleavedOutput | None:
+        """What the last run has made, as far as it has come; None before its first event.
+
+        It is a run's from the call on that asks for it. While the run is under way, each look
+        gives what exists by then.
+        """
+        return None if self._last is None else self._last.so_far()
 
     @classmethod
     def from_pretrained(
@@ -72,11 +91,11 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             pretrained: a directory or a hub id; by default the small picture-book model that comes
                 with the library.
             protocol: how it asks for pictures; None: what the settings file beside the weights
-                names, "bagel" for the published weights, else "native".
+                names, "bagel" for the published weights wherever they lie, else "native".
             **loading: see `modeling.checkpoint.load_checkpoint`.
         """
+        known = None if protocol is None else find_protocol(protocol)  # before anything is read
         checkpoint = load_checkpoint(pretrained, **loading)
-        published = "bagel" if str(pretrained).rstrip("/").endswith(_PUBLISHED) else "native"
         shape = checkpoint.settings.get("image_shape")
         return cls(
             checkpoint.model,
@@ -85,7 +104,7 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             checkpoint.vae_transform,
             checkpoint.vit_transform,
             checkpoint.new_token_ids,
-            protocol=protocol or checkpoint.settings.get("protocol", published),
+            protocol=known or checkpoint.protocol,
             image_shape=None if shape is None else (shape[0], shape[1]),
         )
 
@@ -93,10 +112,6 @@ class AutoInterleavedInferencer(InterleaveInferencer):
     def bytes_per_token(self) -> int:
         """Bytes of keys and values that a token takes in a context; 57,344 for the 7B."""
         return bytes_per_token(self.model)
-
-    def set_progress_bar_config(self, **config: Any) -> None:
-        """Set keyword arguments for tqdm, such as `disable=True`."""
-        self._progress = config
 
     def auto_interleaved_generation(  # noqa: PLR0913 - the promised signature
         self,
@@ -113,7 +128,7 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         num_timesteps: int = 50,
         cfg_renorm_min: float = 0.0,
         cfg_renorm_type: str = "global",
-        image_shape: tuple[int, int] | None = None,
+        image_shape: tuple[int, int] | str | None = None,
         max_think_token_n: int = 1000,
         *,
         protocol: str | Protocol | None = None,
@@ -127,7 +142,7 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         image_feedback: str = "latent",
         image_memory: str = "all",
         max_context_memory: int | None = None,
-        seed: int | None = None,
+        seed: int | str | None = None,
         generator: torch.Generator | None = None,
         callback_on_step_end: Callable[..., Any] | None = None,
         on_error: str = "return",
@@ -150,10 +165,13 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             num_timesteps: points on the time line; one more than steps.
             cfg_renorm_min: lower bound of the renorm factor.
             cfg_renorm_type: "global", "channel" or "text_channel".
-            image_shape: (height, width); None: the last input image's size, else the checkpoint's.
+            image_shape: (height, width); None: the size at which the model reads the last input
+                image, else the checkpoint's; "input": the same, and pictures are then resized to
+                the size that the input image has by itself.
             max_think_token_n: tokens of a plan at most.
             protocol: when to draw, when to stop; None: the checkpoint's own.
-            max_images: images at most.
+            max_images: images at most. 0 is text alone: where the model asks for a picture it
+                reads a blank one, and writes on.
             stop_strings: a text is cut before any of these, and the run ends.
             top_p: draw among the likeliest tokens of this probability together.
             top_k: draw among so many likeliest tokens; 0 is all.
@@ -169,7 +187,8 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             max_context_memory: bytes that what is read may take, see `bytes_per_token`; a text or
                 an image that might not fit ends the run with `context_full` before it starts.
                 None is no limit.
-            seed: in [0, 2**63); texts and each image get generators of their own from it.
+            seed: in [0, 2**64); texts and each image get generators of their own from it. -1 is
+                any; an earlier output's `seed` repeats that run, whatever it drew from.
             generator: a CPU generator for everything instead; with neither, the global one.
             callback_on_step_end: diffusers' convention: `f(self, step, time, {"latents": ...})`
                 after each step, whose number counts from 0 and whose time is the one it started
@@ -189,15 +208,16 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             GenerationError: if `on_error="raise"` and the run failed half-way.
         """
         arguments = {k: v for k, v in locals().items() if k not in ("self", "prompt", "others")}
-        return _fold(self.stream(prompt, **_changed(arguments), **others))
+        given = without_previews(make_options({**_changed(arguments), **others}))
+        return _fold(self.stream(prompt, **vars(given)))
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Event]:
         """Write and draw, and tell of everything as it happens.
 
         Takes the keywords of `auto_interleaved_generation`, and `preview_every`: after so many
         steps of an image, an `ImagePreview`; 0 is none. Arguments are checked at once, not when
-        the first event is asked for. Closing the iterator ends the work; what was made is in
-        `last_output`.
+        the first event is asked for. Closing the iterator ends the work. What was made is in
+        `last_output` at any time.
 
         Yields:
             Events; the last one is `Finished`.
@@ -213,21 +233,29 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         check_sizes(self, parts, given, self.image_shape)
         record = RunRecord(_config(given, setting.protocol))
         run = Run(self, setting, record)
+        run.check_positions(parts)
         run.check_memory(parts)
+        self._last = record
         return self._events(run, parts, record, given.on_error)
 
     def _events(self, run: Run, parts: Any, record: RunRecord, on_error: str) -> Iterator[Event]:
+        record.begun, self._last = True, record
         try:
             reason = yield from run.events(parts)
-            self.last_output = record.output(reason)
+            output = record.finish(reason)
         except Exception as error:
-            self.last_output = record.output("error", error)
-            if on_error == "raise":
-                raise GenerationError(self.last_output) from error
+            output = record.finish("error", error)
+        except GeneratorExit as error:
+            record.finish("interrupted", error)
+            raise  # and a run that has begun since remains the last one
         except BaseException as error:
-            self.last_output = record.output("interrupted", error)
+            record.finish("interrupted", error)
+            self._last = record
             raise
-        yield Finished(output=self.last_output)
+        self._last = record  # a callback may have had a run of its own meanwhile
+        if output.error is not None and on_error == "raise":
+            raise GenerationError(output) from output.error
+        yield Finished(output=output)
 
 
 def _changed(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -246,7 +274,7 @@ def _fold(events: Iterator[Event]) -> InterleavedOutput:
 
 
 def _config(options: GenerationOptions, protocol: Protocol) -> dict[str, Any]:
-    """Return the settings of a run as plain values."""
+    """Return the settings of a run."""
     return {**vars(options), "protocol": protocol.name}
 
 

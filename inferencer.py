@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from itertools import takewhile
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from PIL import Image
 
-from data.data_utils import pil_img2rgb
+from data.picture_sources import Source, read_picture
+from data.prompts import Item
+from modeling.checks import flag
 from modeling.context import Context
 from modeling.decoding import choice
 from modeling.flow import ImageOptions
-from modeling.verbs import Verbs
+from modeling.interleave import (
+    Reading,
+    check_shape,
+    checked_inputs,
+    checked_writing,
+    up_to_marker,
+    written_ids,
+)
+from modeling.manners import PUBLISHED_SHAPE, Manners
+from modeling.progress import with_bar
+from modeling.published.dictionaries import new_dictionary, put, value_in
 
 logger = logging.getLogger("auto_interleaved")
+
+# What `init_gen_context` returns, or the value within.
+GenContext = dict[str, Any] | Context
 
 # Checkpoints were trained on these very words: they are data, like token ids.
 VLM_THINK_SYSTEM_PROMPT = (
@@ -30,44 +45,58 @@ GEN_THINK_SYSTEM_PROMPT = (
 )
 
 
-class InterleaveInferencer(Verbs):
+class InterleaveInferencer(Manners):
     """Reads texts and images into a context and gives back a text or an image.
 
-    Contexts are immutable values: every `update_*` returns a new one and leaves the old one as it
-    was, so that keeping, forking and comparing them is free.
+    A context is a dictionary, as published: `update_*` changes the one it is given and returns it,
+    and whoever wants to keep one takes a `copy.deepcopy`, which costs nothing. In it lies an
+    immutable `Context` (see `new_context`); calls take that as well, and then return a new one.
 
-    The constructor is `Verbs`': the model, its autoencoder, tokenizer, transforms and special ids.
+    The constructor is that of `Manners`: the model, its autoencoder, tokenizer, transforms and
+    special ids; and by keyword what is to be otherwise than published.
     """
 
-    def init_gen_context(self) -> Context:
-        """Return a context that has read nothing."""
-        return self.model.new_context()
+    def init_gen_context(self) -> dict[str, Any]:
+        """Return a context that has read nothing.
+
+        Returns:
+            `{"kv_lens": [0], "ropes": [0], "past_key_values": NaiveCache}`.
+        """
+        return new_dictionary(self.model.language_model.config.num_hidden_layers)
 
     def update_context_text(
-        self, text: str, gen_context: Context, *, split_special_tokens: bool = True
-    ) -> Context:
+        self,
+        text: str,
+        gen_context: GenContext,
+        *,
+        split_special_tokens: bool | None = None,
+    ) -> Any:
         """Read a text.
 
         Args:
             text: what to read; bos and eos are put around it.
-            gen_context: what came before.
+            gen_context: what came before; it holds the text from now on.
             split_special_tokens: read the characters of a special token, such as
-                `<|vision_start|>`, as characters; False turns them into the token.
+                `<|vision_start|>`, as characters; False turns them into the token. None is as the
+                inferencer's own attribute says.
 
         Raises:
             TypeError: if `text` is no string.
         """
+        if split_special_tokens is None:
+            split_special_tokens = self.split_special_tokens
         ids = self.encode_text(text, split_special_tokens=split_special_tokens)
-        return self.read_ids([self.bos, *ids, self.eos], gen_context)[0]
+        read, _ = self.read_ids([self.bos, *ids, self.eos], value_in(gen_context))
+        return put(read, gen_context)
 
     def update_context_image(
-        self, image: Image.Image, gen_context: Context, vae: bool = True, vit: bool = True
-    ) -> Context:
+        self, image: Image.Image, gen_context: GenContext, vae: bool = True, vit: bool = True
+    ) -> Any:
         """Read an image.
 
         Args:
             image: any mode and size.
-            gen_context: what came before.
+            gen_context: what came before; it holds the image from now on.
             vae: read its latents, which drawing goes by.
             vit: read its vision features, which understanding goes by.
 
@@ -75,23 +104,25 @@ class InterleaveInferencer(Verbs):
             ValueError: if neither is asked for.
             TypeError: if it is no image.
         """
-        if not (vae or vit):
+        if not (flag("vae", vae) | flag("vit", vit)):
             raise ValueError("vae and vit are both False: nothing of the image would be read")
-        image = pil_img2rgb(image)
+        image = self.to_rgb(image)
+        read = value_in(gen_context)
         if vae:
-            gen_context = self.read_latent(*self.encode_image(image), gen_context)
+            latent, grid = self.encode_image(image, sample_posterior=self.sample_posterior)
+            read = self.read_latent(latent, grid, read)
         if vit:
-            gen_context = self.read_vision(image, gen_context)
-        return gen_context
+            read = self.read_vision(image, read)
+        return put(read, gen_context)
 
     def gen_image(  # noqa: PLR0913 - the published signature
         self,
         image_shape: tuple[int, int],
-        gen_context: Context,
+        gen_context: GenContext,
         cfg_text_scale: float = 4.0,
         cfg_img_scale: float = 1.5,
-        cfg_text_precontext: Context | None = None,
-        cfg_img_precontext: Context | None = None,
+        cfg_text_precontext: GenContext | None = None,
+        cfg_img_precontext: GenContext | None = None,
         cfg_interval: Sequence[float] = (0.4, 1.0),
         cfg_renorm_min: float = 0.0,
         cfg_renorm_type: str = "global",
@@ -118,30 +149,38 @@ class InterleaveInferencer(Verbs):
             enable_taylorseer: extrapolate two of three evaluations. Faster and lossy.
 
         Raises:
+            TypeError: on an argument of a wrong type.
             ValueError: on a bad option, size, or a guidance context that is missing.
         """
+        image_shape = check_shape("image_shape", image_shape)
         options = ImageOptions(
             cfg_text_scale=cfg_text_scale,
             cfg_img_scale=cfg_img_scale,
-            cfg_interval=(cfg_interval[0], cfg_interval[1]),
+            cfg_interval=cfg_interval,  # type: ignore[arg-type]  # checked by ImageOptions
             cfg_renorm_min=cfg_renorm_min,
             cfg_renorm_type=cfg_renorm_type,  # type: ignore[arg-type]  # checked by ImageOptions
             num_timesteps=num_timesteps,
             timestep_shift=timestep_shift,
             enable_taylorseer=enable_taylorseer,
         )
-        if cfg_text_scale <= 1 < cfg_img_scale:
+        if options.cfg_text_scale <= 1 < options.cfg_img_scale:
             logger.warning(
                 "cfg_img_scale=%s has no effect while cfg_text_scale is at most 1", cfg_img_scale
             )
-        *_, last = self.draw_latent(
-            image_shape, gen_context, cfg_text_precontext, cfg_img_precontext, options
+        steps = self.draw_latent(
+            image_shape,
+            value_in(gen_context),
+            None if cfg_text_precontext is None else value_in(cfg_text_precontext),
+            None if cfg_img_precontext is None else value_in(cfg_img_precontext),
+            options,
         )
+        shown = with_bar(steps, options.num_timesteps - 1, self._progress)
+        [last] = deque(shown, maxlen=1)
         return self.decode_image(last.latent, image_shape)
 
     def gen_text(
         self,
-        gen_context: Context,
+        gen_context: GenContext,
         max_length: int = 500,
         do_sample: bool = True,
         temperature: float = 1.0,
@@ -155,19 +194,22 @@ class InterleaveInferencer(Verbs):
             temperature: above 0; plays no part without sampling.
 
         Raises:
+            TypeError: if an argument is of a wrong type.
             ValueError: if a number is out of range.
         """
-        if max_length < 1:
-            raise ValueError(f"max_length must be at least 1, got {max_length}")
+        do_sample, max_length, temperature = checked_writing(
+            do_sample, ("max_length", max_length), ("temperature", temperature)
+        )
         choose = choice(do_sample=do_sample, temperature=temperature)
-        tokens = (token for token, _ in self.write(gen_context, choose, max_length - 1))
-        ends = (self.eos, self.bos)
-        ids = list(takewhile(lambda token: token not in ends, tokens))
-        return self.tokenizer.decode(ids)
+        # As published, one token more is drawn after a text that was cut than it then holds.
+        drawn = max_length if do_sample else max_length - 1
+        tokens = (token for token, _ in self.write(value_in(gen_context), choose, drawn))
+        ids = written_ids(tokens, bos=self.bos, eos=self.eos, is_drawn=do_sample)
+        return up_to_marker(self.tokenizer.decode(ids[: max_length - 1]))
 
     def interleave_inference(  # noqa: PLR0913 - the published signature
         self,
-        input_lists: Sequence[str | Image.Image],
+        input_lists: Iterable[Item],
         think: bool = False,
         understanding_output: bool = False,
         max_think_token_n: int = 1000,
@@ -180,13 +222,13 @@ class InterleaveInferencer(Verbs):
         num_timesteps: int = 50,
         cfg_renorm_min: float = 0.0,
         cfg_renorm_type: str = "global",
-        image_shapes: tuple[int, int] = (1024, 1024),
+        image_shapes: tuple[int, int] = PUBLISHED_SHAPE,
         enable_taylorseer: bool = False,
     ) -> list[str | Image.Image]:
         """Read texts and images in order, then give one text or one image.
 
         Args:
-            input_lists: strings and images.
+            input_lists: strings, images and path objects of image files.
             think: write a plan first; it is returned before the image.
             understanding_output: answer with a text instead of an image.
             max_think_token_n: tokens of a text at most, the bos that is fed included.
@@ -199,118 +241,89 @@ class InterleaveInferencer(Verbs):
             num_timesteps: see `gen_image`.
             cfg_renorm_min: see `gen_image`.
             cfg_renorm_type: see `gen_image`.
-            image_shapes: (height, width) of the image; an input image's size goes before it.
+            image_shapes: (height, width) of the image; an input image's size goes before it. Left
+                out, it is `image_shape`, which is 1024 x 1024 where the checkpoint draws that.
             enable_taylorseer: see `gen_image`.
 
         Returns:
             `[text]`, `[image]`, or with `think` `[plan, image]`.
 
         Raises:
-            TypeError: if an input is neither a string nor an image.
-            ValueError: on a bad option.
+            TypeError: if an input is neither a string nor an image, or an option of a wrong type.
+            ValueError: on a bad option, or a string that names a picture, before anything is
+                computed.
         """
-        inputs = _checked(input_lists)
-        reading = _Reading(self, image_shapes, understanding_output)
+        inputs = checked_inputs(input_lists, self.to_rgb)
+        think, answer = flag("think", think), flag("understanding_output", understanding_output)
+        checked_writing(
+            do_sample,
+            ("max_think_token_n", max_think_token_n),
+            ("text_temperature", text_temperature),
+        )
+        drawing: dict[str, Any] = {
+            "cfg_text_scale": cfg_text_scale,
+            "cfg_img_scale": cfg_img_scale,
+            "cfg_interval": cfg_interval,
+            "cfg_renorm_min": cfg_renorm_min,
+            "cfg_renorm_type": cfg_renorm_type,
+            "num_timesteps": num_timesteps,
+            "timestep_shift": timestep_shift,
+            "enable_taylorseer": enable_taylorseer,
+        }
+        ImageOptions(**drawing)
+        sized, shape = self.sized(inputs, image_shapes, understanding=answer)
+        reading = Reading(self, understanding=answer)
         if think:
-            reading.instruct(
-                VLM_THINK_SYSTEM_PROMPT if understanding_output else GEN_THINK_SYSTEM_PROMPT
-            )
-        for item in inputs:
+            reading.instruct(VLM_THINK_SYSTEM_PROMPT if answer else GEN_THINK_SYSTEM_PROMPT)
+        for item in sized:
             reading.read(item)
         text: list[str | Image.Image] = []
-        if think or understanding_output:
+        if think or answer:
             written = self.gen_text(reading.full, max_think_token_n, do_sample, text_temperature)
-            if understanding_output:
+            if answer:
                 return [written]
-            reading.full = self.update_context_text(written, reading.full)
+            reading.plan(written)
             text = [written]
         image = self.gen_image(
-            reading.image_shape,
+            shape,
             reading.full,
-            cfg_text_scale=cfg_text_scale,
-            cfg_img_scale=cfg_img_scale,
             cfg_text_precontext=reading.without_text,
             cfg_img_precontext=reading.without_images,
-            cfg_interval=cfg_interval,
-            cfg_renorm_min=cfg_renorm_min,
-            cfg_renorm_type=cfg_renorm_type,
-            num_timesteps=num_timesteps,
-            timestep_shift=timestep_shift,
-            enable_taylorseer=enable_taylorseer,
+            **drawing,
         )
         return [*text, image]
 
+    def interleave_call(
+        self, input_lists: Iterable[Item], **options: Any
+    ) -> list[str | Image.Image]:
+        """Do what `interleave_inference` does, under the name that scripts for WEAVE call."""
+        return self.interleave_inference(input_lists, **options)
+
     def __call__(
-        self, image: Image.Image | None = None, text: str | None = None, **kwargs: Any
+        self, image: Source | None = None, text: str | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """Read an image, a text, or both, and answer; see `interleave_inference`.
+
+        Args:
+            image: a PIL image, a path (also as a string), a `data:` URL or a file's bytes.
+            text: what to read after it.
+            **kwargs: see `interleave_inference`.
 
         Returns:
             `{"image": image or None, "text": text or None}`.
 
         Raises:
-            ValueError: if there is neither an image nor a text.
+            ValueError: if there is neither an image nor a text, or the image cannot be read.
+            TypeError: if they are something else.
         """
-        inputs = [item for item in (image, text) if item is not None]
+        inputs: list[Item] = []
+        if image is not None:
+            inputs.append(read_picture(image, convert=self.to_rgb))
+        if text is not None:
+            inputs.append({"type": "text", "text": text})  # words, whatever they look like
         if not inputs:
             raise ValueError("give an image, a text, or both")
         answer: dict[str, Any] = {"image": None, "text": None}
         for item in self.interleave_inference(inputs, **kwargs):
             answer["text" if isinstance(item, str) else "image"] = item
         return answer
-
-
-class _Reading:
-    """The three contexts of the published loop while its inputs are read.
-
-    Until an image comes, the context without images *is* the full one, and a velocity over both is
-    computed once.
-    """
-
-    def __init__(
-        self,
-        inferencer: InterleaveInferencer,
-        image_shape: tuple[int, int],
-        understanding: bool,
-    ) -> None:
-        self._inferencer = inferencer
-        self._understanding = understanding
-        self.image_shape = image_shape
-        self.full = self.without_text = self.without_images = inferencer.init_gen_context()
-
-    def instruct(self, text: str) -> None:
-        """Read a system prompt, which guidance never drops... except as the text before."""
-        self._extend(text)
-
-    def read(self, item: str | Image.Image) -> None:
-        """Read one input."""
-        if isinstance(item, str):
-            self.without_text = self.full
-            self._extend(item)
-            return
-        image = self._inferencer.vae_transform.resize_transform(pil_img2rgb(item))
-        self.full = self._inferencer.update_context_image(
-            image, self.full, vae=not self._understanding
-        )
-        self.without_text = self.full
-        self.image_shape = (image.height, image.width)
-
-    def _extend(self, text: str) -> None:
-        update = self._inferencer.update_context_text
-        same = self.without_images == self.full
-        self.full, before = update(text, self.full), self.without_images
-        self.without_images = self.full if same else update(text, before)
-
-
-def _checked(inputs: Sequence[str | Image.Image]) -> Sequence[str | Image.Image]:
-    if isinstance(inputs, str | Image.Image):
-        raise TypeError(
-            f"input_lists must be a list of strings and PIL images, got {type(inputs).__name__}; "
-            "put it in a list"
-        )
-    for place, item in enumerate(inputs):
-        if not isinstance(item, str | Image.Image):
-            raise TypeError(
-                f"input {place} must be a string or a PIL image, got {type(item).__name__}"
-            )
-    return inputs

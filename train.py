@@ -3,15 +3,17 @@
 python train.py --output runs/picturebook
 python train.py --output runs/mine --checkpoint BAGEL-7B-MoT --data stories/
 
-`--data` is a directory of *.jsonl files of conversations (docs/training.md). Stopped at any time,
-the same command goes on where it was. Several processes or GPUs share the work under
-`torchrun --nproc-per-node N train.py ...` or `accelerate launch train.py ...`.
+`--data` takes JSONL files of conversations, directories of them and patterns (docs/training.md).
+Stopped at any time, the same command goes on where it was. Several processes or GPUs share the
+work under `torchrun --nproc-per-node N train.py ...` or `accelerate launch train.py ...`.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import re
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args
@@ -19,51 +21,145 @@ from typing import get_args
 import torch
 
 from modeling.checkpoint import BUNDLED_MODEL
+from training.bars import is_first_process
 from training.fine_tuning import FineTuning, Trainable, fine_tune
 from training.picturebook_model import Budget, train_picturebook
+from training.stopping import Interrupted
+
+_FAILED = 1
+_SHARED = {"batch_tokens", "save_every"}  # by both kinds of training
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Read the command line and train."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, required=True, help="where the checkpoint goes")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    _add_fine_tuning(parser.add_argument_group("teaching a checkpoint"))
-    group = parser.add_argument_group("the picture-book model from nothing")
-    group.add_argument("--start-from", type=Path, help="a picture-book checkpoint to go on from")
-    for entry in fields(Budget):
-        flag = "--" + entry.name.replace("_", "-")
-        group.add_argument(flag, type=int, help=f"default {entry.default}")
-    given = {k: v for k, v in vars(parser.parse_args(arguments)).items() if v is not None}
+    """Read the command line and train.
+
+    Returns:
+        0, or 128 and the number of the signal that stopped it after its state was saved.
+    """
+    given = {k: v for k, v in vars(_parse(arguments)).items() if v is not None}
     output, device = given.pop("output"), given.pop("device")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
-    logging.getLogger("auto_interleaved").setLevel(logging.INFO)
-    fine_tuning = {e.name for e in fields(FineTuning)} - {"batch_tokens"}
-    if "data" not in given:
-        if stray := fine_tuning & given.keys():
-            parser.error(f"--{sorted(stray)[0].replace('_', '-')} needs --data")
-        start_from = given.pop("start_from", None)
-        train_picturebook(output, Budget(**given), device, start_from)
-        return 0
-    if stray := given.keys() - fine_tuning - {"batch_tokens"}:
-        parser.error(f"--{sorted(stray)[0].replace('_', '-')} does not go with --data")
-    given["dtype"] = getattr(torch, given.get("dtype", "float32"))
-    fine_tune(FineTuning(**{"checkpoint": BUNDLED_MODEL, **given}, output=output), device)
+    level = logging.INFO if is_first_process() else logging.ERROR
+    logging.getLogger("auto_interleaved").setLevel(level)
+    try:
+        if "data" in given:
+            given["dtype"] = getattr(torch, given.get("dtype", "float32"))
+            fine_tune(FineTuning(**{"checkpoint": BUNDLED_MODEL, **given}, output=output), device)
+        else:
+            options = {
+                name: given.pop(name) for name in ("start_from", "save_every") & given.keys()
+            }
+            train_picturebook(output, Budget(**given), device, **options)
+    except Interrupted as stop:
+        logging.getLogger("auto_interleaved.training").info("%s", stop)
+        return 128 + stop.signal
     return 0
 
 
+def run() -> int:
+    """Do as `main`, and tell what was wrong in a line."""
+    try:
+        return main()
+    except KeyboardInterrupt:
+        return _tell("interrupted before the first step", 130)
+    except (OSError, ValueError, TypeError, FloatingPointError) as error:
+        logging.getLogger("auto_interleaved.training").debug("failed", exc_info=error)
+        return _tell(f"error: {_in_flags(str(error))}", _FAILED)
+
+
+def _tell(message: str, code: int) -> int:
+    if sys.stderr is not None:
+        sys.stderr.write(f"train.py: {message}\n")
+    return code
+
+
+def _in_flags(message: str) -> str:
+    """Name arguments as the command line does, where a message begins with one."""
+    names = {entry.name for entry in (*fields(FineTuning), *fields(Budget))}
+    names |= {"start_from", "device"}
+    name = re.match(r"\w+", message)
+    if name is None or name[0] not in names:
+        return message
+    return f"--{name[0].replace('_', '-')}{message[name.end() :]}"
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=_directory, required=True, help="where the checkpoint goes"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--save-every", type=float, metavar="MINUTES", help="between two saved states; default 10"
+    )
+    _add_fine_tuning(parser.add_argument_group("teaching a checkpoint"))
+    group = parser.add_argument_group("the picture-book model from nothing")
+    group.add_argument(
+        "--start-from", type=_directory, help="a picture-book checkpoint to go on from"
+    )
+    for entry in fields(Budget):
+        flag = "--" + entry.name.replace("_", "-")
+        group.add_argument(flag, type=int, help=f"default {entry.default}")
+    parsed = parser.parse_args(arguments)
+    _require_one_kind(parser, {name for name, value in vars(parsed).items() if value is not None})
+    return parsed
+
+
+def _directory(name: str) -> Path:
+    if not name.strip():
+        raise argparse.ArgumentTypeError("name a directory")
+    return Path(name)
+
+
+def _held_out(value: str) -> str | float:
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _require_one_kind(parser: argparse.ArgumentParser, given: set[str]) -> None:
+    fine_tuning = {entry.name for entry in fields(FineTuning)}
+    if "data" not in given:
+        stray, what = (fine_tuning - _SHARED - {"output"}) & given, "needs --data"
+    else:
+        stray, what = given - fine_tuning - {"device"}, "does not go with --data"
+    if stray:
+        parser.error(f"--{sorted(stray)[0].replace('_', '-')} {what}")
+
+
 def _add_fine_tuning(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--data", type=Path, help="a directory of *.jsonl files")
-    group.add_argument("--checkpoint", type=Path, help="where to begin; default: the bundled model")
+    group.add_argument(
+        "--data",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help='*.jsonl files, directories of them, or patterns such as "stories/**/*.jsonl"',
+    )
+    group.add_argument(
+        "--checkpoint", type=_directory, help="where to begin; default: the bundled model"
+    )
     group.add_argument("--steps", type=int, help="default 1000")
     group.add_argument("--learning-rate", type=float, help="default 1e-5")
     group.add_argument("--trainable", choices=get_args(Trainable), help="default all")
     group.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="of the weights; default float32"
     )
+    group.add_argument(
+        "--held-out",
+        type=_held_out,
+        metavar="FILE",
+        help="conversations, or a share of --data such as 0.05, to test with and not to learn",
+    )
+    group.add_argument(
+        "--skip-bad",
+        action="store_true",
+        default=None,
+        help="leave out lines and pictures that cannot be read, instead of refusing the data",
+    )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run())

@@ -17,7 +17,9 @@ from types import NoneType
 from typing import Any, Literal, NoReturn, Protocol, get_args, get_origin, get_type_hints
 
 from auto_interleaved.help_texts import OPTIONS, describe_protocols
-from auto_interleaved.options import ALIASES, SIDES, GenerationOptions
+from auto_interleaved.options import ALIASES, AS_INPUT, SIDES, GenerationOptions
+from auto_interleaved.spellings import nearest_option
+from data.wording import one_line, shown
 from modeling.checkpoint import BUNDLED_MODEL
 from modeling.checkpoint.settings import DTYPES
 
@@ -46,7 +48,7 @@ examples:
 
 exit status:
   0  done
-  1  failed or interrupted; what existed by then is saved
+  1  failed or told to stop; what existed by then is saved
   2  bad arguments; nothing was computed
 """
 
@@ -85,6 +87,8 @@ def in_flags(message: str) -> str:
     names = [entry.name for entry in fields(GenerationOptions)]
     unmistakable = [name for name in names if "_" in name]  # "seed" and "think" are words too
     message = re.sub(rf"\b(set )?({'|'.join(names)})=(True|False)\b", _switch, message)
+    message = message.replace(f"image_shape={AS_INPUT!r}", "--input-size")
+    message = re.sub(r"\bimage_shape=\((\d+), (\d+)\)", r"--image-shape \1 \2", message)
     message = re.sub(rf"\b({'|'.join(names)})='([\w-]+)'", r"--\1 \2", message)
     return re.sub(rf"\b(?:{'|'.join(unmistakable)})\b", lambda match: _flag(match[0]), message)
 
@@ -137,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         default=DEFAULT_OUTPUT,
         metavar="PATH",
-        help="where the result goes: a page (.html), .md, .json, or a folder (no suffix); an "
+        help="where the result goes: a page (.html), .md, .json, or a folder (other names); an "
         "earlier result there is replaced (default: %(default)s)",
     )
     _add_options(groups)
@@ -171,6 +175,11 @@ def _add_loading(group: _Group) -> None:
         "comes with the library)",
     )
     group.add_argument(
+        "--base",
+        metavar="DIR",
+        help="the checkpoint that has what this one lacks: a directory or a hub id",
+    )
+    group.add_argument(
         "--device",
         metavar="NAME",
         help="such as cpu, cuda, cuda:1 or mps (default: cuda where there is one)",
@@ -195,6 +204,15 @@ def _add_options(groups: Mapping[str, _Group]) -> None:
                 help=text.replace("%", "%%") + _default(entries[name]),
                 **_reading(name, types[name]),
             )
+    groups["drawing"].add_argument(
+        "--input-size",
+        dest="image_shape",
+        action="store_const",
+        const=AS_INPUT,
+        default=argparse.SUPPRESS,
+        help="give pictures the size of the last input picture: they are drawn at the nearest that "
+        "the model draws, and resized",
+    )
     hidden = {alias: _reading(name, types[name]) for alias, name in ALIASES.items()}
     for name, reading in {**hidden, **{side: _reading(side, int) for side in SIDES}}.items():
         groups["drawing"].add_argument(
@@ -222,20 +240,20 @@ def _whole_number(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {shown(text)}") from None
 
 
 def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"must be a number, got {shown(text)}") from None
 
 
 def _number_of_bytes(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(i?))?b?", text, flags=re.IGNORECASE)
     if match is None:
-        raise argparse.ArgumentTypeError(f"must be bytes, such as 8GB or 512MiB, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be bytes, such as 8GB or 512MiB, got {shown(text)}")
     number, unit, binary = match.groups()
     power = "_kmgt".index(unit.lower()) if unit else 0
     return int(Decimal(number) * (1024 if binary else 1000) ** power)
@@ -262,7 +280,13 @@ def _flag(name: str) -> str:
 
 def _unknown(word: str, flags: Sequence[str]) -> ArgumentError:
     if not word.startswith("-"):
-        return ArgumentError(f"a prompt of several words goes in quotes; got {word!r} beside it")
-    near = difflib.get_close_matches(word.partition("=")[0], flags, n=1, cutoff=0.7)
+        return ArgumentError(
+            f"a prompt of several words goes in quotes; got {shown(word)} beside it"
+        )
+    name = word.partition("=")[0]
+    near = difflib.get_close_matches(name, flags, n=1, cutoff=0.7)
+    meant = nearest_option(name, [entry.name for entry in fields(GenerationOptions)])
+    if meant is not None and _flag(meant) in flags:
+        near = [_flag(meant)]
     remedy = f"did you mean {near[0]}?" if near else f"{PROGRAM} --help shows them all"
-    return ArgumentError(f"there is no option {word}; {remedy}")
+    return ArgumentError(f"there is no option {one_line(word)}; {remedy}")

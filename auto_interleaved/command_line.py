@@ -7,27 +7,26 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from auto_interleaved.arguments import PROGRAM, ArgumentError, in_flags
 from auto_interleaved.record import GenerationError
 from auto_interleaved.request import Request, read_request
+from auto_interleaved.screen import Screen
+from auto_interleaved.stopping import Stopping
 from data.output import FinishReason, InterleavedOutput
-from data.output.events import Event, ImageDone, ImageStarted, ImageStep, TextDelta, ThoughtDelta
+from data.output.events import Event
 from data.output.segments import describe_error
 
 _DONE, _FAILED, _BAD_ARGUMENTS = 0, 1, 2
-
-# Escape sequences and their like: on a terminal they are commands, and a model may write anything.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 _ENDINGS: dict[FinishReason, str] = {
     "stop": "the story was over",
@@ -50,13 +49,14 @@ def run(arguments: Sequence[str] | None, load: Callable[..., Any]) -> int:
         load: `AutoInterleavedInferencer.from_pretrained`.
 
     Returns:
-        0; 1 where the run failed or was interrupted, after what existed was saved; 2 for bad
+        0; 1 where the run failed or was told to stop, after what existed was saved; 2 for bad
         arguments, before anything was computed.
     """
+    _reserve_descriptors()
     screen = Screen(sys.stdout, sys.stderr)
     try:
-        with _logged_to(screen):
-            return _run(read_request(arguments), screen, load)
+        with Stopping(for_good=arguments is None) as stopping, _logged_to(screen):
+            return _run(read_request(arguments), screen, stopping, load)
     except ArgumentError as error:
         screen.note(f"{PROGRAM}: {error}")
         return _BAD_ARGUMENTS
@@ -65,106 +65,17 @@ def run(arguments: Sequence[str] | None, load: Callable[..., Any]) -> int:
         return _FAILED
     except SystemExit:  # argparse's way to end after it showed the help
         return _DONE
+    finally:
+        screen.end()
 
 
-class Screen:
-    """Shows a run: its text on one stream, all else on another, never both on one line.
-
-    Args:
-        out: where the story goes.
-        err: where progress, plans and notes go.
-    """
-
-    def __init__(self, out: TextIO, err: TextIO) -> None:
-        self._out = out
-        self._err = err
-        self._unfinished: TextIO | None = None  # the stream whose last line is not ended
-        self._bar: tqdm | None = None
-        self._planning = False
-
-    def show(self, event: Event) -> None:
-        """Show an event."""
-        if isinstance(event, TextDelta):
-            self._write(self._out, event.text)
-        elif isinstance(event, ThoughtDelta):
-            self._write(self._err, event.text if self._planning else f"plan: {event.text}")
-            self._planning = True
-        elif isinstance(event, ImageStarted):
-            self._open_bar(f"picture {event.index + 1}")
-        elif isinstance(event, ImageStep) and self._bar is not None:
-            self._bar.total, self._bar.bar_format = event.num_steps, None
-            self._bar.update()
-        elif isinstance(event, ImageDone):
-            self.close()
-            self.note(_told(event))
-
-    def note(self, message: str) -> None:
-        """Write a line about the run."""
-        if self._bar is not None:
-            self._bar.clear()
-        self._end_line()
-        self._write(self._err, f"{message}\n")
-        if self._bar is not None:
-            self._bar.refresh()
-
-    def close(self) -> None:
-        """Take the bar away and end the line that is being written."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        self._end_line()
-
-    def mute(self) -> None:
-        """Give up the story's stream, whose reader is gone."""
-        self._unfinished = None
-        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-            # Python flushes standard output once more when it exits.
-            os.dup2(nowhere.fileno(), self._out.fileno())
-
-    @contextmanager
-    def waiting(self, reason: str) -> Iterator[None]:
-        """Say what is waited for, as long as it is."""
-        self._open_bar(reason)
+def _reserve_descriptors() -> None:
+    """Fill the places of closed standard streams, so that no file of ours is taken for one."""
+    for descriptor in (0, 1, 2):
         try:
-            yield
-        finally:
-            self.close()
-
-    def _open_bar(self, title: str) -> None:
-        self.close()
-        # It is gone once closed, and not shown at all where standard error is no terminal.
-        self._bar = tqdm(
-            desc=title,
-            unit="step",
-            bar_format="{desc} ...",  # until a first step tells how many there are
-            leave=False,
-            disable=None,
-            dynamic_ncols=True,
-            file=self._err,
-        )
-
-    def _end_line(self) -> None:
-        if self._unfinished is not None:
-            self._write(self._unfinished, "\n")
-
-    def _write(self, stream: TextIO, text: str) -> None:
-        if self._unfinished not in (None, stream):
-            self._end_line()
-        stream.write(_showable(text, stream))
-        stream.flush()
-        self._unfinished = None if text.endswith("\n") else stream
-
-
-def _showable(text: str, stream: TextIO) -> str:
-    """Replace what a stream cannot show, or what would command it."""
-    encoding = stream.encoding or "utf-8"
-    text = text.encode(encoding, "replace").decode(encoding)
-    return _CONTROL.sub("?", text) if stream.isatty() else text
-
-
-def _told(event: ImageDone) -> str:
-    width, height = event.image.size
-    return f"[picture {event.index + 1}: {width} x {height}, {event.segment.seconds:.1f} s]"
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free
 
 
 class _Notes(logging.Handler):
@@ -188,13 +99,17 @@ def _logged_to(screen: Screen) -> Iterator[None]:
         logger.removeHandler(notes)
 
 
-def _run(request: Request, screen: Screen, load: Callable[..., Any]) -> int:
+def _run(request: Request, screen: Screen, stopping: Stopping, load: Callable[..., Any]) -> int:
     inferencer = _loaded(request, screen, load)
     try:
         events = inferencer.stream(request.prompt, **vars(request.options))
     except (TypeError, ValueError) as error:  # what only the model could tell
         raise ArgumentError(in_flags(str(error))) from error
-    _watch(events, screen)
+    with suppress(KeyboardInterrupt):
+        _watch(events, screen, stopping)
+        stopping.shield()
+    stopping.shield()  # also where the interruption was not of our hearing
+    screen.close()
     return _finish(inferencer.last_output, request, screen)
 
 
@@ -211,20 +126,17 @@ def _loaded(request: Request, screen: Screen, load: Callable[..., Any]) -> Any:
     return inferencer
 
 
-def _watch(events: Generator[Event, None, None], screen: Screen) -> None:
+def _watch(events: Generator[Event, None, None], screen: Screen, stopping: Stopping) -> None:
     """Show a run until it ends, in whatever way; what was made is in `last_output`."""
     try:
         with closing(events):  # also where it is the screen that fails or is interrupted
             for event in events:
                 screen.show(event)
-    except KeyboardInterrupt:
-        pass
-    except BrokenPipeError:  # nobody reads the story any more
-        screen.mute()
+                if stopping.asked or screen.unread:
+                    break
     except GenerationError as error:
-        screen.note("".join(traceback.format_exception(error)).rstrip())
-    finally:
         screen.close()
+        screen.note("".join(traceback.format_exception(error)).rstrip())
 
 
 def _finish(output: InterleavedOutput | None, request: Request, screen: Screen) -> int:
@@ -235,14 +147,34 @@ def _finish(output: InterleavedOutput | None, request: Request, screen: Screen) 
     if code == _FAILED and not output:
         screen.note(f"{PROGRAM}: {_cause(output)}; nothing was made, so nothing is saved")
         return code
-    try:
-        path = output.save(request.output)
-    except OSError as error:
-        screen.note(f"{PROGRAM}: {request.output} could not be written ({error})")
-        return _FAILED
-    screen.note(f"{_counted(output)}, --seed {request.options.seed}; {_cause(output)}")
-    screen.note(f"saved {path.absolute()}")
-    return code
+    for place in _places(request.output):
+        try:
+            path = output.save(place)
+        except Exception as error:  # whatever it is, what took an hour is not lost for it
+            screen.note(f"{PROGRAM}: {place} could not be written ({_reason(error)})")
+            code = _FAILED
+        else:
+            screen.note(f"{_counted(output)}, --seed {request.options.seed}; {_cause(output)}")
+            screen.note(f"saved {path.absolute()}")
+            return code
+    return _FAILED
+
+
+def _places(output: str) -> Iterator[str | Path]:
+    """Yield where a result may go: where it was asked for, else where there is still room."""
+    yield output
+    for folder in (tempfile.gettempdir, Path.home, Path.cwd):
+        place = None
+        with suppress(OSError, RuntimeError):
+            place = tempfile.mkdtemp(prefix=f"{PROGRAM}-", dir=folder())
+        if place is not None:
+            yield f"{place}/{os.path.basename(output.rstrip('/'))}" + "/" * output.endswith("/")
+            with suppress(OSError):
+                os.rmdir(place)  # nothing could be written there either
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, OSError) else describe_error(error)
 
 
 def _cause(output: InterleavedOutput) -> str:

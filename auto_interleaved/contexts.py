@@ -19,7 +19,7 @@ _NOWHERE = range(0)
 class _ReadingVerbs(typing.Protocol):
     """What reading takes: of `Verbs`, or of something that only counts."""
 
-    def init_gen_context(self) -> Context: ...
+    def new_context(self) -> Context: ...
     def read_ids(self, ids: Sequence[int], context: Context) -> tuple[Context, int]: ...
     def read_latent(self, latent: Tensor, grid: tuple[int, int], context: Context) -> Context: ...
     def read_vision(self, image: Image.Image, context: Context) -> Context: ...
@@ -135,7 +135,7 @@ class Reader:
 
     def empty(self) -> Contexts:
         """Return contexts that have read nothing."""
-        nothing = self._inferencer.init_gen_context()
+        nothing = self._inferencer.new_context()
         return Contexts(full=nothing, view=nothing, without_text=nothing, without_images=nothing)
 
     def instruct(self, contexts: Contexts, ids: Sequence[int]) -> Contexts:
@@ -188,6 +188,23 @@ class Reader:
             num_images=number,
             images=images,
         )
+
+    def read_instead(self, contexts: Contexts, blank: ReadImage) -> Contexts:
+        """Read a blank image in place of one that is not drawn; nothing will be drawn any more.
+
+        It costs as little as an image can, and guidance contexts are given up.
+        """
+
+        def see(context: Context) -> Context:
+            if self._protocol.reads_vision:
+                return self._inferencer.read_vision(blank.picture, context)
+            return self._inferencer.read_latent(blank.latent, blank.grid, context)
+
+        full = see(contexts.full)
+        view = full if contexts.view == contexts.full else see(contexts.view)
+        read = {contexts.full: full, contexts.view: view}
+        images = contexts.images_after(read)
+        return contexts.replaced([full, view, full, full], images)
 
     def forget_images(self, contexts: Contexts) -> Contexts:
         """Forget of all images but the newest what they are not to leave behind.

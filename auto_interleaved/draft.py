@@ -22,8 +22,10 @@ class Draft:
     Attributes:
         context: what was fed so far.
         stream: the ids as text.
-        separator: sets the first character off from a text right before it.
-        shown: what was released, separator included.
+        separator: sets the first character off from the text before it.
+        in_text: whether the separator is a part of this text: right after a text it is, after an
+            image it is shown between the two, and only where they have no space there.
+        text: what was released.
         told: how many of the ids were told of.
         fed: how many of the ids are in `context`.
         ending: why the text is over; None while it goes on, or where the model ended it.
@@ -33,7 +35,8 @@ class Draft:
     context: Context
     stream: TextStream
     separator: str = ""
-    shown: str = ""
+    in_text: bool = True
+    text: str = ""
     told: int = 0
     fed: int = 0
     ending: Verdict | None = None
@@ -51,19 +54,26 @@ class Draft:
     def _released(self, text: str) -> tuple[str, tuple[int, ...]]:
         if not text:
             return "", ()
-        text = text if self.shown else self.separator + text
-        self.shown += text
+        apart = "" if self.text else self._apart(text)
+        self.text += apart + text if self.in_text else text
         ids, self.told = self.stream.ids[self.told :], len(self.stream.ids)
-        return text, ids
+        return apart + text, ids
+
+    def _apart(self, text: str) -> str:
+        return self.separator if self.in_text or not text[0].isspace() else ""
 
     def segment(self, role: SegmentRole) -> Segment:
         """Return what there is as a segment, held-back text included."""
         self.finish()
+        return self.so_far(role)
+
+    def so_far(self, role: SegmentRole) -> Segment:
+        """Return what was shown as a segment; more may come."""
         seconds = time.perf_counter() - self.started
         return Segment(
             kind="text",
             role=role,
-            text=self.shown,
+            text=self.text,
             token_ids=self.stream.ids,
             seconds=seconds,
         )

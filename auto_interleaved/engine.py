@@ -7,16 +7,22 @@ import logging
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from PIL import Image
 
 from auto_interleaved.contexts import Contexts, Reader, ReadImage
 from auto_interleaved.draft import Ending
+from auto_interleaved.expectations import expects_pictures, warn_of_no_image
+from auto_interleaved.idle_options import warn_of_idle_options
 from auto_interleaved.memory import Budget, Step
-from auto_interleaved.options import GenerationOptions
-from auto_interleaved.painter import Painter
+from auto_interleaved.options import AS_INPUT, GenerationOptions
+from auto_interleaved.painter import Painter, blank_image
 from auto_interleaved.progress import Progress
 from auto_interleaved.record import RunRecord
 from auto_interleaved.seeds import Randomness
+from auto_interleaved.sizes import tell_of_size
 from auto_interleaved.writer import Writer
 from data.data_utils import pil_img2rgb
 from data.output import FinishReason, Segment
@@ -24,17 +30,13 @@ from data.output.events import Event
 from data.prompts import ImageInput, ImageRequest, PromptPart, TextInput
 from data.protocols import Protocol
 from inferencer import GEN_THINK_SYSTEM_PROMPT, InterleaveInferencer
+from modeling.bagel.bagel import execution_device
 from modeling.decoding import choice
 
 logger = logging.getLogger("auto_interleaved")
 
 _IMAGE_POSITIONS = 2  # a latent block and a vision block
 _TEXT_POSITIONS = 3  # bos, one token, eos
-_TO_TRY = {
-    "native": "for weights that were trained to write <|vision_start|>",
-    "bagel": "for the published weights",
-    "every-block": "which asks nothing of the weights",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class Run:
         self._reader = Reader(inferencer, setting.protocol, options.image_memory)
         self._budget = Budget(inferencer, setting.protocol, options)
         self._progress = Progress(setting.progress)
-        randomness = Randomness(options.seed, options.generator)
+        self._randomness = randomness = Randomness(options.seed, options.generator)
         choose = choice(
             do_sample=options.do_sample,
             temperature=options.text_temperature,
@@ -87,22 +89,39 @@ class Run:
         )
         self._writer = Writer(inferencer, self._reader, setting.protocol, options, choose, record)
         self._painter = Painter(inferencer, options, randomness, self._progress, record)
-        self._shape = options.image_shape or setting.image_shape
+        self._shape = options.drawn_shape or setting.image_shape
+        self._encoded: dict[str, list[int]] = {}
+        self._size: tuple[int, int] | None = None  # (width, height) that pictures are resized to
         limits = (options.max_images, setting.protocol.max_images)
         self._max_images = min((n for n in limits if n is not None), default=math.inf)
 
     def events(self, parts: Sequence[PromptPart]) -> Generator[Event, None, FinishReason]:
         """Read the prompt and generate; return why it ended."""
-        options = self._setting.options
-        if options.cfg_text_scale <= 1 < options.cfg_img_scale:
-            logger.warning(
-                "cfg_img_scale=%s has no effect while cfg_text_scale is at most 1",
-                options.cfg_img_scale,
-            )
+        warn_of_idle_options(self._setting.options, self._setting.protocol)
+        self._record.seed = self._randomness.recorded(
+            execution_device(self._inferencer.model.language_model.lm_head)
+        )
         try:
             return (yield from self._generate(parts))
         finally:
             self._progress.close()
+
+    def check_positions(self, parts: Sequence[PromptPart]) -> None:
+        """Refuse a prompt that the model has no positions for.
+
+        Raises:
+            ValueError: if it is longer than the model was made to read.
+        """
+        taken = sum(len(self._ids(text)) for text in self._instructions())
+        for part in parts:
+            images = _IMAGE_POSITIONS if isinstance(part, ImageInput) else 0
+            taken += len(self._ids_of(part)) + images
+        limit = self._inferencer.max_positions
+        if taken > limit:
+            raise ValueError(
+                f"the prompt must take at most {limit} positions, which the model was made for, "
+                f"got {taken}; shorten its texts"
+            )
 
     def check_memory(self, parts: Sequence[PromptPart]) -> None:
         """Refuse a prompt whose first parts, up to where an image is asked for, do not fit.
@@ -123,7 +142,18 @@ class Run:
             return self._budget.text(ids)
         if isinstance(part, ImageInput):
             return self._budget.image(part.image.size)
-        return self._budget.drawing(self._shape)
+        return self._drawing()
+
+    def _drawing(self) -> Step:
+        """Return what an image that is asked for does to contexts, drawn or not."""
+        if self._max_images:
+            return self._budget.drawing(self._shape)
+        return self._budget.instead(self._blank)
+
+    @cached_property
+    def _blank(self) -> ReadImage:
+        """What is read in place of a picture where texts alone are wanted."""
+        return blank_image(self._inferencer, seen=self._setting.protocol.reads_vision)
 
     def _read(
         self, parts: Sequence[PromptPart]
@@ -142,10 +172,12 @@ class Run:
                 contexts = self._read_text(contexts, part.text, ids)
             elif isinstance(part, ImageInput):
                 contexts = self._read_image(contexts, part)
+            elif not self._max_images:
+                contexts = self._reader.read_instead(contexts, self._blank)
             elif self._record.num_images >= self._max_images:
                 return contexts, "max_images"
             else:
-                image = yield from self._painter.draw(contexts, self._shape)
+                image = yield from self._painter.draw(contexts, self._shape, self._size)
                 contexts = self._see(contexts, image)
         if think:
             if not self._fits(contexts, _TEXT_POSITIONS, self._budget.plan()):
@@ -175,31 +207,38 @@ class Run:
         if reason is not None:
             return reason
         pending: ReadImage | None = None  # drawn, and read only if the run goes on
-        separator = ""
+        told = separator = ""  # the last text, and what sets the next one off from it
+        in_text = True  # whether that belongs to the next one
         for _ in range(options.max_interleaved_blocks):
             if pending is not None:
                 contexts = self._see(contexts, pending)
-                pending, separator = None, ""
+                pending, in_text = None, False
+                separator = "" if told[-1:].isspace() else separator
             if not self._fits(contexts, _TEXT_POSITIONS, self._budget.writing()):
+                self._warn_of_long_prompt(contexts)
                 return "context_full"
-            written = yield from self._writer.write(contexts, separator)
-            contexts, separator = written.contexts, separator if written.is_empty else "\n"
-            verdict = written.verdict
+            written = yield from self._writer.write(contexts, separator, in_text=in_text)
+            contexts, verdict = written.contexts, written.verdict
+            if written.text:
+                told, separator, in_text = written.text, "\n", True
             del written
             if verdict == "draw":
                 reason = self._refusal(contexts)
                 if reason is not None:
                     return reason
-                pending = yield from self._painter.draw(contexts, self._shape)
+                if self._max_images:
+                    pending = yield from self._painter.draw(contexts, self._shape, self._size)
+                else:
+                    contexts = self._reader.read_instead(contexts, self._blank)
             elif verdict != "more":
-                return self._reason(verdict)
+                return self._reason(verdict, parts)
         return "max_blocks"
 
     def _refusal(self, contexts: Contexts) -> FinishReason | None:
-        """Say why no further image may start, if so."""
-        if self._record.num_images >= self._max_images:
+        """Say why no further image may start, or none be read in its place, if so."""
+        if self._max_images and self._record.num_images >= self._max_images:
             return "max_images"
-        step = self._budget.drawing(self._shape)
+        step = self._drawing()
         return None if self._fits(contexts, _IMAGE_POSITIONS, step) else "context_full"
 
     def _fits(self, contexts: Contexts, positions: int, step: Step) -> bool:
@@ -209,18 +248,20 @@ class Run:
             return False
         return self._budget.allows(contexts, step)
 
-    def _reason(self, verdict: Ending) -> FinishReason:
+    def _warn_of_long_prompt(self, contexts: Contexts) -> None:
+        limit = self._inferencer.max_positions
+        left = limit - contexts.full.position
+        if left < _TEXT_POSITIONS and not (self._record.num_texts or self._record.num_images):
+            logger.warning(
+                "the prompt leaves %d of the model's %d positions, too few for a text", left, limit
+            )
+
+    def _reason(self, verdict: Ending, parts: Sequence[PromptPart]) -> FinishReason:
         if verdict != "stop":
             return verdict
-        if self._record.num_images or not self._max_images:
+        if self._record.num_images or not self._max_images or not expects_pictures(parts):
             return "stop"
-        name = self._setting.protocol.name
-        logger.warning(
-            "the model never asked for a picture: the protocol %r may not be the one that this "
-            "checkpoint was taught; try %s",
-            name,
-            ", or ".join(f"protocol={n!r} {why}" for n, why in _TO_TRY.items() if n != name),
-        )
+        warn_of_no_image(self._setting.protocol)
         return "no_image"
 
     def _ids_of(self, part: PromptPart) -> list[int]:
@@ -229,8 +270,9 @@ class Run:
 
     def _ids(self, text: str) -> list[int]:
         # What the caller asked for by <|vision_start|> is out already; the rest is characters.
-        ids = self._inferencer.encode_text(text)
-        return [self._inferencer.bos, *ids, self._inferencer.eos]
+        if text not in self._encoded:
+            self._encoded[text] = self._inferencer.encode_text(text)
+        return [self._inferencer.bos, *self._encoded[text], self._inferencer.eos]
 
     def _read_text(self, contexts: Contexts, text: str, ids: list[int]) -> Contexts:
         contexts = self._reader.read_text(contexts, ids)
@@ -247,8 +289,17 @@ class Run:
         read = self._reader.read_image(contexts, image)
         self._record.segments.append(Segment(kind="image", role="prompt", image=part.image))
         self._record.prompt_tokens += read.full.length - contexts.full.length
-        self._shape = self._setting.options.image_shape or (picture.height, picture.width)
+        self._fit(part.image, picture)
         return self._reader.forget_images(read)
+
+    def _fit(self, given: Image.Image, read: Image.Image) -> None:
+        """Let pictures from now on be as large as an input image, if they are to be."""
+        options = self._setting.options
+        if options.image_shape == AS_INPUT:
+            self._size = given.size
+        elif options.image_shape is None:
+            tell_of_size(given.size, read.size)
+        self._shape = options.drawn_shape or (read.height, read.width)
 
     def _see(self, contexts: Contexts, image: ReadImage) -> Contexts:
         """Read a drawn image."""

@@ -131,6 +131,10 @@ class Budget:
 
         return step
 
+    def instead(self, blank: ReadImage) -> Step:
+        """Reading a blank image in place of one that is not drawn."""
+        return lambda contexts: [self._reader.read_instead(contexts, blank)]
+
     def _written(
         self, limit: int, keep: Callable[[Contexts, Sequence[int], Context], Contexts]
     ) -> Step:
@@ -146,7 +150,7 @@ class Budget:
         width, height = size
         image = ReadImage(
             picture=Image.new("L", size),
-            latent=torch.empty(0),
+            latent=torch.empty(0, device="cpu"),
             grid=self._inferencer.model.latent_grid(height, width),
             drawn=drawn,
         )
@@ -171,7 +175,7 @@ class _Counter:
     def __init__(self, inferencer: InterleaveInferencer) -> None:
         self._inferencer = inferencer
 
-    def init_gen_context(self) -> Context:
+    def new_context(self) -> Context:
         return Context.empty(0)
 
     def read_ids(self, ids: Sequence[int], context: Context) -> tuple[Context, int]:

@@ -6,7 +6,6 @@ by `check_against`, still before anything is computed.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args
@@ -14,28 +13,36 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 
 from auto_interleaved.option_checks import (
-    Check,
     choice,
     cpu_generator,
-    flag,
     function,
+    seed,
+    strings,
+    word_or,
+)
+from auto_interleaved.seeds import Seed
+from auto_interleaved.spellings import unknown_option
+from data.protocols import Protocol, find_protocol
+from data.wording import shown
+from modeling.checks import (
+    Check,
+    flag,
     instance,
     integer,
     number,
     optional,
     out_of_range,
     pair,
-    strings,
 )
-from data.protocols import Protocol, find_protocol
+from modeling.choice import PENALTIES, TEMPERATURES
 from modeling.flow import ImageOptions, RenormType
+from modeling.interleave import check_shape
+from modeling.numbers import require_within
 
 ImageFeedback = Literal["latent", "pixels"]
 ImageMemory = Literal["all", "vision", "text"]
 OnError = Literal["return", "raise"]
 T = TypeVar("T")
-
-MAX_SEED = 2**63 - 1
 
 ALIASES = {
     "num_inference_steps": "num_timesteps",
@@ -44,6 +51,7 @@ ALIASES = {
     "image_shapes": "image_shape",
 }
 SIDES = ("height", "width")
+AS_INPUT = "input"  # as an image_shape
 
 
 def option(default: T, check: Check) -> T:
@@ -73,8 +81,9 @@ class GenerationOptions:
         num_timesteps: points on the time line of an image, one more than steps; at least 2.
         cfg_renorm_min: in [0, 1].
         cfg_renorm_type: "global", "channel" or "text_channel".
-        image_shape: (height, width) of images in pixels; None: the size of the last input image,
-            else the checkpoint's own.
+        image_shape: (height, width) of images in pixels; None: the size at which the model reads
+            the last input image, else the checkpoint's own; "input": the same, and then resized to
+            the size that the input image has by itself.
         max_think_token_n: tokens of a plan at most, at least 1.
         protocol: when to draw and when to stop; a preset's name becomes the preset. None: the
             checkpoint's own.
@@ -95,8 +104,9 @@ class GenerationOptions:
         max_context_memory: bytes that keys and values of the run may take, over all its contexts
             and devices, free slots for growth included. A text or an image that might not fit ends
             the run before it starts. None: no limit.
-        seed: 0 to 2**63 - 1: texts and images draw from generators derived from it. None: from
-            `generator`, else from torch's global one.
+        seed: 0 to 2**64 - 1: texts and images draw from generators derived from it. -1: a seed is
+            drawn, and kept in its place. A string that an output has as its `seed`: everything is
+            drawn as it was there. None: from `generator`, else from torch's global one.
         generator: a generator on the CPU to draw from; not together with `seed`.
         callback_on_step_end: called after each step of an image, by diffusers' convention.
         on_error: "return" what exists so far, or "raise".
@@ -120,7 +130,9 @@ class GenerationOptions:
     num_timesteps: int = option(50, integer())
     cfg_renorm_min: float = option(0.0, number())
     cfg_renorm_type: RenormType = option("global", instance(str, "a string"))
-    image_shape: tuple[int, int] | None = option(None, optional(pair(SIDES, integer(minimum=1))))
+    image_shape: tuple[int, int] | Literal["input"] | None = option(
+        None, optional(word_or(AS_INPUT, check_shape))
+    )
     max_think_token_n: int = option(1000, integer(minimum=1))
     protocol: Protocol | None = option(None, optional(lambda _, value: find_protocol(value)))
     max_images: int | None = option(
@@ -131,7 +143,7 @@ class GenerationOptions:
     top_k: int = option(0, integer(minimum=0, hint="0 is all tokens"))
     repetition_penalty: float = option(1.0, number(above=0, hint="1 is no penalty"))
     logits_processor: Callable[..., Any] | None = option(
-        None, optional(function("wrap several in transformers.LogitsProcessorList"))
+        None, optional(function(2, "wrap several in transformers.LogitsProcessorList"))
     )
     enable_taylorseer: bool = option(False, flag)
     image_feedback: ImageFeedback = option("latent", choice(*get_args(ImageFeedback)))
@@ -139,13 +151,10 @@ class GenerationOptions:
     max_context_memory: int | None = option(
         None, optional(integer(minimum=1, hint="it counts bytes; None is no limit"))
     )
-    seed: int | None = option(
-        None,
-        optional(integer(minimum=0, maximum=MAX_SEED, hint="the largest seed is 2**63 - 1")),
-    )
+    seed: Seed | None = option(None, optional(seed))
     generator: torch.Generator | None = option(None, optional(cpu_generator))
     callback_on_step_end: Callable[..., Any] | None = option(
-        None, optional(function("it takes (inferencer, step, time, callback_kwargs)"))
+        None, optional(function(4, "it takes (inferencer, step, time, callback_kwargs)"))
     )
     on_error: OnError = option("return", choice(*get_args(OnError)))
     preview_every: int = option(0, integer(minimum=0, hint="0 is no preview"))
@@ -163,11 +172,19 @@ class GenerationOptions:
                 self.text_temperature,
                 "for the likeliest token set do_sample=False",
             )
+        if self.do_sample:
+            require_within("text_temperature", self.text_temperature, *TEMPERATURES)
+        require_within("repetition_penalty", self.repetition_penalty, *PENALTIES)
         if self.seed is not None and self.generator is not None:
             raise ValueError(
-                f"seed and generator must not be given together, got seed={self.seed}; "
+                f"seed and generator must not be given together, got seed={self.seed!r:.40}; "
                 "leave one of them out"
             )
+
+    @property
+    def drawn_shape(self) -> tuple[int, int] | None:
+        """The (height, width) that images are to be drawn at; None where the prompt decides."""
+        return None if isinstance(self.image_shape, str) else self.image_shape
 
     def image_options(self) -> ImageOptions:
         """Return what sampling one image takes."""
@@ -195,7 +212,7 @@ def make_options(given: Mapping[str, Any]) -> GenerationOptions:
     spelled: dict[str, str] = {}  # each option's name as the caller wrote it
     for keyword, name, value in _named(given):
         if name not in known:
-            raise TypeError(_unknown(keyword, [*known, *ALIASES, *SIDES]))
+            raise TypeError(unknown_option(keyword, [*known, *ALIASES, *SIDES]))
         if name in chosen:
             raise TypeError(
                 f"{spelled[name]} and {keyword} must not be given together, they are one option; "
@@ -216,8 +233,8 @@ def check_against(options: GenerationOptions, *, latent_grid: Callable[[int, int
     Raises:
         ValueError: if the model draws no images of that size.
     """
-    if options.image_shape is not None:
-        latent_grid(*options.image_shape)
+    if options.drawn_shape is not None:
+        latent_grid(*options.drawn_shape)
 
 
 def _named(given: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -234,13 +251,8 @@ def _shape(height: Any, width: Any) -> tuple[Any, Any] | None:
         return None
     if height is None or width is None:
         raise TypeError(
-            f"height and width must be given together, got height={height!r}, width={width!r}; "
+            "height and width must be given together, "
+            f"got height={shown(height)}, width={shown(width)}; "
             "give both, or image_shape=(height, width)"
         )
     return height, width
-
-
-def _unknown(keyword: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(keyword, known, n=1, cutoff=0.5)
-    remedy = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(known)}"
-    return f"unknown option {keyword!r}; {remedy}"

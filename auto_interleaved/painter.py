@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import torch
+from PIL import Image
 from torch import Tensor
 
 from auto_interleaved.contexts import Contexts, ReadImage
@@ -19,6 +22,9 @@ from data.output.events import Event, ImageDone, ImagePreview, ImageStarted, Ima
 from data.output.segments import describe_error
 from inferencer import InterleaveInferencer
 from modeling.flow import FlowStep, schedule
+from modeling.numbers import NotANumberError, all_numbers
+
+_BLANK = 1, 1  # (width, height): the transforms make it as small as images can be
 
 
 class Painter:
@@ -46,8 +52,12 @@ class Painter:
         self._progress = progress
         self._record = record
 
-    def draw(self, contexts: Contexts, shape: tuple[int, int]) -> Generator[Event, None, ReadImage]:
+    def draw(
+        self, contexts: Contexts, shape: tuple[int, int], size: tuple[int, int] | None = None
+    ) -> Generator[Event, None, ReadImage]:
         """Draw an image of (height, width) and return it.
+
+        Shown and recorded it is resized to a size (width, height), if one is given.
 
         A failure leaves a segment that says so, and goes on to the caller.
         """
@@ -57,15 +67,18 @@ class Painter:
             kind="image", role="generated", seed=seed, size=shape, error="interrupted"
         )
         started = time.perf_counter()
+        self._record.pending = lambda: segment
         try:
             yield ImageStarted(index=index, height=shape[0], width=shape[1], seed=seed)
-            latent = yield from self._sample(contexts, index, shape)
-            picture = self._inferencer.decode_image(latent, shape)
-            segment = replace(segment, image=picture, error=None)
+            with _Answers(index) as answers:
+                latent = yield from self._sample(contexts, index, shape, answers)
+                picture = self._inferencer.decode_image(latent, shape)
+            segment = replace(segment, image=_resized(picture, size), error=None)
         except Exception as error:
             segment = replace(segment, error=describe_error(error))
             raise
         finally:
+            self._record.pending = None
             self._record.segments.append(replace(segment, seconds=time.perf_counter() - started))
         yield ImageDone(index=index, segment=self._record.segments[-1])
         grid = self._inferencer.model.latent_grid(*shape)
@@ -80,7 +93,7 @@ class Painter:
         return replace(image, picture=picture, latent=latent, grid=grid)
 
     def _sample(
-        self, contexts: Contexts, index: int, shape: tuple[int, int]
+        self, contexts: Contexts, index: int, shape: tuple[int, int], answers: _Answers
     ) -> Generator[Event, None, Tensor]:
         options = self._options
         num_steps = options.num_timesteps - 1
@@ -94,27 +107,87 @@ class Painter:
         )
         latent = None
         with self._progress.image(index, num_steps) as bar:
-            for step in _answered(steps, self._call_back):
+            for step in _answered(steps, partial(self._call_back, answers)):
                 latent = step.latent
                 bar.update()
                 yield ImageStep(index=index, step=step.index, num_steps=num_steps)
                 if options.preview_every and step.index % options.preview_every == 0:
                     preview = self._inferencer.preview_image(step.clean, shape)
                     yield ImagePreview(index=index, step=step.index, image=preview)
+        self._progress.image_done()
         assert latent is not None  # options ask for one step at least
         return latent
 
-    def _call_back(self, step: FlowStep) -> Tensor | None:
+    def _call_back(self, answers: _Answers, step: FlowStep) -> Tensor | None:
         """Show a step to the caller, in diffusers' convention; return what it changed."""
         options = self._options
         if options.callback_on_step_end is None:
             return None
         index = step.index - 1
         time = schedule(options.num_timesteps, options.timestep_shift)[index]
+        shown = all_numbers(step.latent)
         answer = options.callback_on_step_end(
             self._inferencer, index, time, {"latents": step.latent}
         )
-        return _changed_latent(answer, step.latent)
+        changed = _changed_latent(answer, step.latent)
+        # It may also have written into what it was shown.
+        answers.note(shown, all_numbers(step.latent if changed is None else changed))
+        return changed
+
+
+class _Answers:
+    """Knows after which step the callback made an image's latents nan or inf, if it did.
+
+    It is asked where the image turns out not to be made of numbers, and says so in the error, with
+    the image's number. Until then nobody waits for what it notes.
+
+    Args:
+        index: of the image.
+    """
+
+    def __init__(self, index: int) -> None:
+        self._image = f"image {index + 1}"
+        self._noted: list[tuple[Tensor, Tensor]] = []
+
+    def note(self, before: Tensor, after: Tensor) -> None:
+        """Take whether latents were all numbers before and after a call."""
+        self._noted.append((before, after))
+
+    def __enter__(self) -> _Answers:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, frames: object) -> None:
+        if not isinstance(error, NotANumberError):
+            return
+        for step, (before, after) in enumerate(self._noted):
+            if before and not after:
+                what = f"what callback_on_step_end returned at step {step} of {self._image}"
+                advice = "it must return latents that are all finite numbers, or None"
+                raise NotANumberError(what, advice) from None
+            if not before:
+                break
+        raise NotANumberError(f"{error.what} of {self._image}", error.advice) from None
+
+
+def blank_image(inferencer: InterleaveInferencer, *, seen: bool) -> ReadImage:
+    """Return a blank picture, to be read where a model asks for one and texts alone are wanted.
+
+    The model was taught to go on after a picture: with nothing in its place it turns in circles,
+    with a blank one it comes to its end.
+
+    Args:
+        inferencer: the verbs.
+        seen: whether it is read through the vision encoder; else by its latents.
+    """
+    picture = Image.new("RGB", _BLANK, "white")
+    latent, grid = (torch.empty(0), (0, 0)) if seen else inferencer.encode_image(picture)
+    return ReadImage(picture=picture, latent=latent, grid=grid, drawn=True)
+
+
+def _resized(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
+    if size is None or size == picture.size:
+        return picture
+    return picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def _changed_latent(answer: Any, latent: Tensor) -> Tensor | None:
@@ -135,7 +208,7 @@ def _changed_latent(answer: Any, latent: Tensor) -> Tensor | None:
             f"callback_on_step_end must return latents of shape {tuple(latent.shape)}, as they "
             f"were shown to it; got {given}"
         )
-    return changed
+    return changed.detach()
 
 
 def _answered(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,13 @@ from PIL import Image
 from auto_interleaved.arguments import ArgumentError, in_flags, parse
 from auto_interleaved.options import GenerationOptions, make_options
 from data.output import InterleavedOutput
+from data.output.locks import MOVES, staging
+from data.output.names import format_of
 from data.output.segments import describe_error
-from data.prompts import ImageInput, parse_prompt
+from data.picture_names import names_picture
+from data.prompts import ImageInput, check_prompt, parse_prompt
+from data.wording import shown
+from modeling.checkpoint.keywords import checked_device
 
 _MAX_DRAWN_SEED = 10**6 - 1  # short enough to be typed
 
@@ -40,7 +44,7 @@ class Request:
     options: GenerationOptions
     model: str
     loading: Mapping[str, Any]
-    output: Path
+    output: str
 
 
 def read_request(arguments: Sequence[str] | None) -> Request:
@@ -61,6 +65,7 @@ def read_request(arguments: Sequence[str] | None) -> Request:
         output=_output(given.output),
         model=given.model,
         loading={
+            "base": given.base,
             "device": _device(given.device),
             "dtype": None if given.dtype is None else getattr(torch, given.dtype),
             "revision": given.revision,
@@ -82,9 +87,13 @@ def _prompt(
 ) -> str | list[str | Image.Image]:
     pictures = [_picture(file) for file in files]
     text = _standard_input() if text == "-" else text
+    if names_picture(text):
+        raise ArgumentError(
+            f"the prompt must be words, got the picture {shown(text)}; pictures go after --image"
+        )
     prompt: str | list[str | Image.Image] = [*pictures, text] if pictures else text
     try:
-        parse_prompt(prompt, split_special_tokens=split_special_tokens)
+        check_prompt(prompt, split_special_tokens=split_special_tokens)
     except ValueError as error:
         raise ArgumentError(str(error)) from error
     return prompt
@@ -92,21 +101,30 @@ def _prompt(
 
 def _picture(file: str) -> Image.Image:
     if not os.path.isfile(file):  # pathlib's raises on what is too long for a name
-        raise ArgumentError(f"--image: there is no file {file!r}; the prompt goes before --image")
+        raise ArgumentError(
+            f"--image: there is no file {shown(file)}; the prompt goes before --image"
+        )
     try:
         (part,) = parse_prompt(Path(file))
     except ValueError as error:
         reason = describe_error(error.__cause__ or error)
-        raise ArgumentError(f"--image: {file!r} is no readable picture ({reason})") from error
+        raise ArgumentError(f"--image: {shown(file)} is no readable picture ({reason})") from error
     assert isinstance(part, ImageInput)
     return part.image
 
 
 def _standard_input() -> str:
     try:
+        if sys.stdin is None:
+            raise ValueError("it is closed")
         return sys.stdin.read().rstrip("\n")  # as a shell does with what a command writes
     except UnicodeDecodeError as error:
         raise ArgumentError(f"the prompt on standard input is not {error.encoding}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArgumentError(
+            f"the prompt cannot be read from standard input ({reason}); write it instead of the -"
+        ) from error
 
 
 def _device(name: str | None) -> str:
@@ -114,32 +132,28 @@ def _device(name: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=name)
+        checked_device(name)
     except Exception as error:  # its type depends on the device and on how torch was built
         reason = textwrap.shorten(str(error), width=100, placeholder=" ...")
-        raise ArgumentError(f"--device: {name!r} cannot be used here ({reason})") from error
+        raise ArgumentError(f"--device: {shown(name)} cannot be used here ({reason})") from error
     return name
 
 
-def _output(name: str) -> Path:
+def _output(name: str) -> str:
     """Check that a result can be saved, by saving an empty one beside its place."""
     try:
-        target = Path(name).expanduser()
-        folder = target.parent if target.suffix else target
-        if folder is not target and target.is_dir():
+        target = str(Path(name).expanduser()) + "/" * name.endswith("/")
+        is_folder = format_of(target) == ""
+        if not is_folder and os.path.isdir(target):
             raise IsADirectoryError("it is a folder")
+        folder = Path(target if is_folder else os.path.dirname(target))
         while not folder.exists():
             folder = folder.parent
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as trial:
-            place = Path(trial, target.name)
-            _try_to_save(place, shown_as=target)
+        with staging(folder) as trial:
+            InterleavedOutput().save(f"{trial / MOVES / Path(target).name}" + "/" * is_folder)
+    except ValueError as error:
+        raise ArgumentError(f"--output: {error}") from error
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ArgumentError(f"--output: {name!r} cannot be written ({reason})") from error
+        raise ArgumentError(f"--output: {shown(name)} cannot be written ({reason})") from error
     return target
-
-
-def _try_to_save(place: Path, *, shown_as: Path) -> None:
-    try:
-        InterleavedOutput().save(place)
-    except ValueError as error:
-        raise ArgumentError(f"--output: {error}".replace(str(place), str(shown_as))) from error

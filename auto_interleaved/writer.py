@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from auto_interleaved.contexts import Contexts, Reader
 from auto_interleaved.draft import Draft, Verdict
@@ -24,12 +25,12 @@ class WrittenText:
     Attributes:
         contexts: with the text in them.
         verdict: what follows.
-        is_empty: whether it has no characters.
+        text: its characters.
     """
 
     contexts: Contexts
     verdict: Verdict
-    is_empty: bool
+    text: str
 
 
 class Writer:
@@ -68,6 +69,7 @@ class Writer:
         """Write a plan, keep it in the full context, and return the new contexts."""
         decode = self._inferencer.tokenizer.decode
         draft = Draft(context=contexts.view, stream=TextStream(decode, hidden_ids=self._hidden))
+        self._record.pending = partial(draft.so_far, "thought")
         try:
             limit = self._options.max_think_token_n
             for token in self._tokens(draft, limit, self._space(contexts)):
@@ -77,19 +79,29 @@ class Writer:
             yield from _thought(*draft.finish())
             raise
         finally:
+            self._record.pending = None
             self._record.segments.append(draft.segment("thought"))
         ids, (after, _) = self._framed(draft), self._close(draft)
         return self._reader.keep_thought(contexts, ids, after)
 
-    def write(self, contexts: Contexts, separator: str = "") -> Generator[Event, None, WrittenText]:
+    def write(
+        self, contexts: Contexts, separator: str = "", *, in_text: bool = True
+    ) -> Generator[Event, None, WrittenText]:
         """Write a text, keep it, and say what follows.
 
         Args:
             contexts: what came before.
-            separator: sets the text's first character off from a text right before it.
+            separator: sets the text's first character off from the text before it.
+            in_text: whether that is a part of this text, or shown between the two alone.
         """
         block = self._record.num_texts
-        draft = Draft(context=contexts.view, stream=self._new_stream(), separator=separator)
+        draft = Draft(
+            context=contexts.view,
+            stream=self._new_stream(),
+            separator=separator,
+            in_text=in_text,
+        )
+        self._record.pending = partial(draft.so_far, "generated")
         try:
             limit = self._options.max_text_length
             for token in self._tokens(draft, limit, self._space(contexts)):
@@ -102,13 +114,14 @@ class Writer:
             yield from _delta(block, *draft.finish())
             raise
         finally:  # also where the run is interrupted or its iterator closed
+            self._record.pending = None
             segment = draft.segment("generated")
             self._record.segments.append(segment)
         ids, (after, next_id) = self._framed(draft), self._close(draft)
         verdict = self._verdict(draft, next_id)
         kept = self._reader.keep_text(contexts, ids, after)
         yield TextDone(block=block, segment=segment, requested_image=verdict == "draw")
-        return WrittenText(contexts=kept, verdict=verdict, is_empty=not draft.shown)
+        return WrittenText(contexts=kept, verdict=verdict, text=draft.text)
 
     def _space(self, contexts: Contexts) -> int:
         """Return how many tokens of a text still fit, beside its bos and eos.

@@ -251,6 +251,7 @@ def main(arguments: list[str] | None = None) -> None:
     dtype = getattr(torch, given.dtype) if given.dtype else None
     inferencer = AutoInterleavedInferencer.from_pretrained(given.model, dtype=dtype)
     inferencer.set_progress_bar_config(disable=True)
+    inferencer.sample_posterior = False  # as it was trained; it compares calls, not draws
     sampling = ("num_timesteps", "timestep_shift", "cfg_text_scale", "cfg_img_scale")
     base = {name: getattr(given, name) for name in sampling}
     print(head("Picture book", inferencer.model.device, inferencer.model.dtype))

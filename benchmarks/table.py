@@ -46,23 +46,27 @@ def synchronize() -> None:
         torch.mps.synchronize()
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Return the wall-clock seconds of one call, the device's work included."""
+def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the seconds of one call by a clock, the wall's by default; a device is waited for."""
     synchronize()
-    started = time.perf_counter()
+    started = clock()
     run()
     synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def alternating_seconds(
-    runs: Sequence[Callable[[], object]], *, repeats: int, warm_up: int = 1
+    runs: Sequence[Callable[[], object]],
+    *,
+    repeats: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[float]:
     """Return the median seconds of several calls that take turns, so that drift hits them alike."""
     for _ in range(warm_up):
         for run in runs:
             run()
-    rounds = [[seconds(run) for run in runs] for _ in range(repeats)]
+    rounds = [[seconds(run, clock) for run in runs] for _ in range(repeats)]
     return [statistics.median(times) for times in zip(*rounds, strict=True)]
 
 

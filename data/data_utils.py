@@ -1,4 +1,7 @@
-"""Small conversions of raw input: any picture to RGB, any tokenizer to one with our markers."""
+"""Small conversions of raw input: any picture to RGB, any tokenizer to one with our markers.
+
+What published scripts look for here about patches is in `data.patches`.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image
 
+from data.patches import (
+    get_flattened_position_ids_extrapolate,
+    get_flattened_position_ids_interpolate,
+    patchify,
+)
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "MARKERS",
+    "add_special_tokens",
+    "get_flattened_position_ids_extrapolate",
+    "get_flattened_position_ids_interpolate",
+    "patchify",
+    "pil_img2rgb",
+    "plain_rgb",
+]
 
 MARKERS = {
     "bos_token_id": "<|im_start|>",
@@ -49,17 +68,41 @@ def pil_img2rgb(image: Image.Image) -> Image.Image:
     Raises:
         TypeError: `image` is not a PIL image.
     """
-    if not isinstance(image, Image.Image):
-        raise TypeError(
-            f"image must be a PIL.Image.Image, got {type(image).__name__}; "
-            "open a file with PIL.Image.open, wrap an array with PIL.Image.fromarray"
-        )
+    _require_image(image)
     image.load()  # Pillow turns some files upright here, and then forgets their orientation
     orientation = _orientation(image)
     rgb = _to_rgb(image)
     if orientation in UPRIGHT:
         rgb = rgb.transpose(UPRIGHT[orientation])
     rgb.info = {}  # an orientation or a transparent colour left here would be applied again
+    return rgb
+
+
+def plain_rgb(image: Image.Image) -> Image.Image:
+    """Convert any image to RGB as published code does, number for number.
+
+    RGBA and a transparent colour are put on white. Everything else is Pillow's own conversion: an
+    alpha channel beside grey is dropped, deep greyscale is cut off at 255, and an EXIF orientation
+    is left for nobody to see. See `pil_img2rgb` for what a viewer would show.
+
+    Args:
+        image: an image of any mode; it is left as it was.
+
+    Returns:
+        A new image of mode "RGB" with the pixels loaded and no metadata.
+
+    Raises:
+        TypeError: `image` is not a PIL image.
+    """
+    _require_image(image)
+    image.load()
+    if image.mode == "La":  # Pillow converts premultiplied grey to nothing but this
+        image = image.convert("LA")
+    if image.mode == "RGBA" or image.info.get("transparency") is not None:
+        rgb = _on_white(image.convert("RGBA"))
+    else:
+        rgb = image.convert("RGB")
+    rgb.info = {}
     return rgb
 
 
@@ -86,6 +129,14 @@ def add_special_tokens(
     added = tokenizer.get_added_vocab()
     ids = {name: added[token] for name, token in MARKERS.items()}
     return tokenizer, ids, len(tokenizer) - size_before
+
+
+def _require_image(image: object) -> None:
+    if not isinstance(image, Image.Image):
+        raise TypeError(
+            f"image must be a PIL.Image.Image, got {type(image).__name__}; "
+            "open a file with PIL.Image.open, wrap an array with PIL.Image.fromarray"
+        )
 
 
 def _orientation(image: Image.Image) -> int | None:

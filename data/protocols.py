@@ -8,12 +8,22 @@ new one from any of them.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Pattern = str | re.Pattern[str]
+from data.protocol_checks import (
+    Pattern,
+    check_flag,
+    check_pattern,
+    check_text,
+    check_trigger,
+    check_word,
+    count_or_none,
+    patterns,
+    shown,
+)
+
 Decision = Literal["write", "draw", "stop"]
 TextView = Literal["full", "vision"]
 TextRule = Literal["before_last_text", "images_only", "inputs", "after_newest_image"]
@@ -31,6 +41,15 @@ class Sampled:
 
     in_text: bool = True
     after_text: bool = True
+
+    def __post_init__(self) -> None:
+        check_flag("in_text", self.in_text)
+        check_flag("after_text", self.after_text)
+        if not (self.in_text or self.after_text):
+            raise ValueError(
+                "in_text and after_text are both False: no image would ever start; "
+                "for texts alone set max_images=0"
+            )
 
 
 @dataclass(frozen=True)
@@ -108,68 +127,32 @@ class Protocol:
     without_images: ImageRule = "all_texts"
 
     def __post_init__(self) -> None:
-        known = isinstance(self.trigger, Sampled | Marker | EveryText)
-        # A class can be called as well: EveryText without its parentheses is no trigger.
-        if not known and (isinstance(self.trigger, type) or not callable(self.trigger)):
-            raise TypeError(
-                "trigger must be Sampled(), Marker(pattern), EveryText() or a callable, "
-                f"got {self.trigger!r}"
-            )
+        if isinstance(self.trigger, Marker):
+            check_pattern(self.trigger.pattern)
+        elif not isinstance(self.trigger, Sampled | EveryText):
+            check_trigger(self.trigger)
         for name, allowed in (
             ("text_view", get_args(TextView)),
             ("without_text", get_args(TextRule)),
             ("without_images", get_args(ImageRule)),
         ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}"
-                )
+            check_word(name, getattr(self, name), allowed)
+        for name in ("more_text", "reads_latent", "reads_vision"):
+            check_flag(name, getattr(self, name))
         if not (self.reads_latent or self.reads_vision):
             raise ValueError(
                 "reads_latent and reads_vision are both False: "
                 "a drawn image would never be seen again"
             )
-        _check_text("name", self.name)
-        if self.system_prompt is not None:
-            _check_text("system_prompt", self.system_prompt)
-        _check_limit(self.max_images)
-        if isinstance(self.final_marks, str | re.Pattern):
-            raise TypeError(
-                f"final_marks must be a tuple of patterns, got {self.final_marks!r} alone; "
-                "put it in ()"
+        check_text("name", self.name)
+        if not self.name.isprintable():
+            raise ValueError(
+                f"name must be printable, because it stands in messages; got {shown(self.name)}"
             )
-        marks = (self.trigger.pattern,) if isinstance(self.trigger, Marker) else ()
-        for pattern in (*marks, *self.final_marks):
-            _check_pattern(pattern)
-
-
-def _check_text(name: str, text: object) -> None:
-    if not isinstance(text, str):
-        raise TypeError(f"{name} must be a string, got {type(text).__name__}")
-    if not text.strip():
-        raise ValueError(f"{name} must not be blank, got {text!r}")
-
-
-def _check_pattern(pattern: object) -> None:
-    text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
-    if not isinstance(text, str):
-        raise TypeError(
-            "a pattern must be a string or a compiled regular expression over strings, "
-            f"got {pattern!r}"
-        )
-    if not text or (isinstance(pattern, re.Pattern) and pattern.search("")):
-        raise ValueError(
-            f"a pattern must not match the empty text, which is in every text; got {pattern!r}"
-        )
-
-
-def _check_limit(max_images: object) -> None:
-    if max_images is None:
-        return
-    if isinstance(max_images, bool) or not isinstance(max_images, int):
-        raise TypeError(f"max_images must be an integer or None, got {max_images!r}")
-    if max_images < 0:
-        raise ValueError(f"max_images must be at least 0, got {max_images}")
+        if self.system_prompt is not None:
+            check_text("system_prompt", self.system_prompt)
+        object.__setattr__(self, "max_images", count_or_none("max_images", self.max_images))
+        object.__setattr__(self, "final_marks", patterns("final_marks", self.final_marks))
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -238,9 +221,10 @@ def find_protocol(protocol: str | Protocol) -> Protocol:
             f"protocol must be a preset's name or a Protocol, got {type(protocol).__name__}"
         )
     if protocol not in PROTOCOLS:
-        near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
+        spelled = protocol.strip().lower().replace("_", "-").replace(" ", "-")
+        near = difflib.get_close_matches(spelled, PROTOCOLS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ";"
         raise ValueError(
-            f"unknown protocol {protocol!r}{hint} the presets are {', '.join(PROTOCOLS)}"
+            f"unknown protocol {shown(protocol)}{hint} the presets are {', '.join(PROTOCOLS)}"
         )
     return PROTOCOLS[protocol]

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from os.path import commonprefix
 from typing import Literal, NamedTuple
 
+from data.characters import CharacterDecoder
 from data.protocols import Pattern
+from data.wording import shown
 
 Hit = Literal["marker", "stop_string"]
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what an unfinished character decodes to
-LONGEST_WAIT = 4  # ids that one character can be split over: UTF-8 has at most four bytes
 REGEX_REACH = 64  # characters held back where a regular expression is looked for
 
 
@@ -65,7 +64,7 @@ class TextStream:
         _check_patterns("marker", markers)
         _check_patterns("stop_strings", stop_strings)
         _check_patterns("final_marks", final_marks)
-        self._decoder = _Decoder(decode)
+        self._decoder = CharacterDecoder(decode)
         self._marks: list[tuple[Pattern, Hit]] = [
             *((pattern, "marker") for pattern in markers),
             *((pattern, "stop_string") for pattern in stop_strings),
@@ -109,6 +108,7 @@ class TextStream:
 
         Raises:
             RuntimeError: a mark was hit, or the stream was finished.
+            Exception: whatever `decode` raised. The id was not taken then, and nothing is lost.
         """
         if self._finished or self._hit:
             cause = "it was finished" if self._hit is None else f"a {self._hit} was hit"
@@ -116,10 +116,8 @@ class TextStream:
                 f"nothing can be pushed to this text any more: {cause}; "
                 "begin the next text with a new TextStream"
             )
+        piece = "" if token_id in self._hidden_ids else self._decoder.push(token_id)
         self._ids.append(token_id)
-        if token_id in self._hidden_ids:
-            return ""
-        piece = self._decoder.push(token_id)
         return self._release(piece) if piece else ""
 
     def finish(self) -> str:
@@ -187,63 +185,6 @@ class _Mark(NamedTuple):
     hit: Hit
 
 
-class _Decoder:
-    """Turns ids into whole characters, decoding a few of them at a time.
-
-    Only a window of the latest ids is decoded: those whose text is settled, one step back, and
-    those that wait for the rest of a character. What an id adds is the difference between the
-    window's text with it and without it, never its text alone: a tokenizer that drops the space at
-    the beginning of a text drops the same one from both. The window moves on where its text ends in
-    a whole character. No character reaches across that border, so the text of all ids is the text
-    up to it and the text behind it, joined.
-    """
-
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
-        self._decode = decode
-        self._window: list[int] = []
-        self._num_settled = 0  # ids at the window's beginning that are there as context alone
-        self._shown = ""  # the part of the window's text that was given out
-
-    def push(self, token_id: int) -> str:
-        self._window.append(token_id)
-        waits_long = len(self._window) - self._num_settled > LONGEST_WAIT
-        text = self._decode(self._window)
-        firm = text.rstrip(REPLACEMENT)
-        piece = self._advance(firm)
-        if firm != text:
-            return piece + self._split(text) if waits_long else piece
-        # An id that adds nothing may be a space that shows once a word follows: the context stays.
-        if piece or waits_long:
-            del self._window[: self._num_settled]
-            self._num_settled = len(self._window)
-            self._shown = self._decode(self._window)
-        return piece
-
-    def finish(self) -> str:
-        return self._advance(self._decode(self._window)) if self._window else ""
-
-    def _advance(self, text: str) -> str:
-        piece = text[len(commonprefix((self._shown, text))) :]
-        if piece:
-            self._shown = text
-        return piece
-
-    def _split(self, text: str) -> str:
-        """Let go of bytes that are no character, for else a run of them is decoded ever anew.
-
-        Between two ids that share a character, both halves decode to U+FFFD of their own and the
-        texts of the parts are longer than the text of the whole. Where they are equal no character
-        is cut, and more ids cannot change that. One of the last four borders is such a place.
-        """
-        for count in range(1, LONGEST_WAIT + 1):
-            head, tail = self._decode(self._window[:-count]), self._decode(self._window[-count:])
-            if tail and head + tail == text:
-                piece, self._shown = head[len(self._shown) :], self._shown[len(head) :]
-                self._window, self._num_settled = self._window[-count:], 0
-                return piece
-        return ""
-
-
 def _find(pattern: Pattern, text: str, start: int = 0) -> tuple[int, int] | None:
     if isinstance(pattern, str):
         index = text.find(pattern, start)
@@ -262,16 +203,17 @@ def _open_start(string: str, text: str, start: int) -> int:
 def _check_patterns(name: str, patterns: Sequence[Pattern]) -> None:
     if isinstance(patterns, str | re.Pattern):
         raise TypeError(
-            f"{name} must be a sequence of patterns, got {patterns!r} alone; put it in ()"
+            f"{name} must be a sequence of patterns, got {shown(patterns)} alone; put it in ()"
         )
     for pattern in patterns:
         text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
         if not isinstance(text, str):
             raise TypeError(
-                f"{name} must be a string or a regular expression over strings, got {pattern!r}"
+                f"{name} must be a string or a regular expression over strings, "
+                f"got {shown(pattern)}"
             )
         if _find(pattern, ""):
             raise ValueError(
                 f"{name} must not match the empty text, for then it matches before anything is "
-                f"written; got {pattern!r}"
+                f"written; got {shown(pattern)}"
             )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 import torch
 from PIL import Image
 
-from data.data_utils import pil_img2rgb
+from data.data_utils import plain_rgb
+from data.wording import shown
 
 DEFAULT_MAX_PIXELS = 14 * 14 * 9 * 1024
 
@@ -61,9 +63,24 @@ def _scaled(width: int, height: int, scale: float, stride: int) -> tuple[int, in
     return side(width), side(height)
 
 
-@dataclass(frozen=True, kw_only=True)
+def _also(name: str) -> property:
+    """Return a second name for an attribute."""
+
+    def read(resize: ImageResize) -> int:
+        return getattr(resize, name)
+
+    def write(resize: ImageResize, value: int) -> None:
+        setattr(resize, name, value)
+
+    return property(read, write, doc=f"`{name}`, as published code calls it.")
+
+
+@dataclass(kw_only=True)
 class ImageResize:
     """Resizes an image to what `resized_size` chooses, bicubic and antialiased.
+
+    Attributes may be changed, under the constructor's names or the published `max_size`, `min_size`
+    and `stride`; what does not fit together is refused by the next call.
 
     Attributes:
         max_image_size: bound of the longer side in pixels, a multiple of `image_stride`.
@@ -77,9 +94,13 @@ class ImageResize:
     image_stride: int
     max_pixels: int = DEFAULT_MAX_PIXELS
 
+    max_size = _also("max_image_size")
+    min_size = _also("min_image_size")
+    stride = _also("image_stride")
+
     def __post_init__(self) -> None:
         for name in ("max_image_size", "min_image_size", "image_stride", "max_pixels"):
-            _require_positive_integer(name, getattr(self, name))
+            setattr(self, name, _positive_integer(name, getattr(self, name)))
         if self.max_image_size % self.image_stride:
             lower = self.max_image_size // self.image_stride * self.image_stride
             raise ValueError(
@@ -101,18 +122,19 @@ class ImageResize:
         """Resize one image.
 
         Args:
-            image: an image of any mode; see `pil_img2rgb` for what becomes of it.
+            image: an image of any mode; see `plain_rgb` for what becomes of it.
             img_num: number of images that share `max_pixels`, at least 1.
 
         Returns:
-            An upright RGB image. One that already has its size keeps its pixels.
+            An RGB image. One that already has its size keeps its pixels.
 
         Raises:
             TypeError: `image` is not a PIL image, or `img_num` is not an integer.
             ValueError: the image is empty, or `img_num` is not positive.
         """
-        _require_positive_integer("img_num", img_num)
-        rgb = pil_img2rgb(image)
+        self.__post_init__()  # an attribute may have changed
+        img_num = _positive_integer("img_num", img_num)
+        rgb = plain_rgb(image)
         if 0 in rgb.size:
             raise ValueError(f"image must have at least one pixel, got {rgb.width} x {rgb.height}")
         size = resized_size(
@@ -140,6 +162,8 @@ class ImageTransform:
     Attributes:
         stride: the `image_stride`.
         resize_transform: the resize alone, image to image.
+        to_tensor_transform: the change from an image to numbers in [0, 1] alone.
+        normalize_transform: the normalisation alone, tensor to tensor.
 
     Raises:
         TypeError: a size is not an integer.
@@ -167,12 +191,14 @@ class ImageTransform:
         self.image_std = _three_numbers("image_std", image_std)
         if min(self.image_std) <= 0:
             raise ValueError(f"image_std must be positive in every channel, got {self.image_std}")
+        self.to_tensor_transform = to_tensor
+        self.normalize_transform = Normalize(mean=self.image_mean, std=self.image_std)
 
     def __call__(self, image: Image.Image, img_num: int = 1) -> torch.Tensor:
         """Resize and normalise one image.
 
         Args:
-            image: an image of any mode; see `pil_img2rgb` for what becomes of it.
+            image: an image of any mode; see `plain_rgb` for what becomes of it.
             img_num: number of images that share `max_pixels`, at least 1.
 
         Returns:
@@ -184,21 +210,65 @@ class ImageTransform:
             ValueError: the image is empty, or `img_num` is not positive.
         """
         resized = self.resize_transform(image, img_num)
-        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
-        mean = torch.tensor(self.image_mean, device=pixels.device).view(3, 1, 1)
-        std = torch.tensor(self.image_std, device=pixels.device).view(3, 1, 1)
-        return (pixels.to(torch.float32) / 255 - mean) / std
+        return self.normalize_transform(self.to_tensor_transform(resized))
 
 
-def _require_positive_integer(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}; give whole pixels or counts")
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """Turn an image into numbers: (channels, height, width), in [0, 1], float32 on the CPU.
+
+    Raises:
+        TypeError: `image` is not a PIL image of 8 bits a channel.
+    """
+    pixels = np.array(image) if isinstance(image, Image.Image) else np.empty(0)
+    if pixels.dtype != np.uint8:
+        raise TypeError(
+            f"image must be a PIL image of 8 bits a channel, got {_kind(image)}; "
+            "convert it with pil_img2rgb"
+        )
+    channels = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+    return channels.contiguous().to(torch.float32) / 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalize:
+    """Subtracts a mean from each channel and divides by a deviation.
+
+    Attributes:
+        mean: of the three channels.
+        std: of the three channels, positive.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Normalise (..., 3, height, width); what is given stays as it is."""
+        mean, std = (
+            torch.tensor(values, device=pixels.device, dtype=pixels.dtype).view(3, 1, 1)
+            for values in (self.mean, self.std)
+        )
+        return (pixels - mean) / std
+
+
+def _kind(image: object) -> str:
+    return f"mode {image.mode}" if isinstance(image, Image.Image) else type(image).__name__
+
+
+def _positive_integer(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(
+            f"{name} must be an integer, got {shown(value)}; give whole pixels or counts"
+        )
     if value < 1:
         raise ValueError(f"{name} must be positive, got {value}")
+    return int(value)
 
 
 def _three_numbers(name: str, values: Sequence[float]) -> tuple[float, float, float]:
-    numbers = tuple(float(value) for value in values)
-    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{name} must be three numbers, one a colour channel, got {values!r}")
-    return numbers
+    listed = list(values) if isinstance(values, Iterable) else [values]
+    if len(listed) != 3 or not all(isinstance(value, Real) for value in listed):
+        raise ValueError(f"{name} must be three numbers, one a colour channel, got {shown(values)}")
+    first, second, third = map(float, listed)
+    if not all(map(math.isfinite, (first, second, third))):
+        raise ValueError(f"{name} must be three numbers, one a colour channel, got {shown(values)}")
+    return first, second, third

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             event.image.save(folder / f"picture_{event.index}_step_{event.step:02d}.png")
         elif isinstance(event, ImageDone):
             event.image.save(folder / f"picture_{event.index}.png")
-            print(f"\n[picture {event.index}]")
+            print(f"\n[picture {event.index}]", end="")  # a text that follows begins a line
         elif isinstance(event, Finished):  # always the last one; it holds the whole result
             print("\nsaved", event.output.save(folder / "story.html"))
     return 0

@@ -186,7 +186,7 @@ def _attend_batch(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Te
     group = heads // key.shape[1]
     stacked = query.reshape(sequences, -1, group * length, head_dim) * head_dim**-0.5
     scores = (stacked @ key.transpose(-1, -2)).view(sequences, -1, group, length, length)
-    bias = torch.zeros(mask.shape, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+    bias = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
     weights = (scores + bias[:, :, None]).softmax(-1).view(sequences, -1, group * length, length)
     return (weights @ value).view(query.shape)
 

@@ -40,9 +40,6 @@ class Context:
         store: where keys and values lie.
         length: tokens in the context.
         position: the RoPE position of the next token; an image advances it by one.
-
-    Scripts written for the published code find `kv_lens`, `ropes` and `past_key_values` by
-    subscript.
     """
 
     store: KVStore = field(repr=False)
@@ -55,31 +52,16 @@ class Context:
         return cls(KVStore(num_layers))
 
     def __post_init__(self) -> None:
-        self.store.hold(self.length, 1)
+        self.store.hold(self, self.length)
 
-    def __del__(self) -> None:
-        # An __init__ that raised leaves no store.
-        store = self.__dict__.get("store")
-        if store is not None:
-            store.hold(self.length, -1)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.store, self.length, self.position)
 
     def __copy__(self) -> Context:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Context:
         return self  # immutable: a deep copy would only cost memory
-
-    def __getitem__(self, name: str) -> Any:
-        if name == "kv_lens":
-            return [self.length]
-        if name == "ropes":
-            return [self.position]
-        if name == "past_key_values":
-            return NaiveCache.of(self)
-        raise KeyError(
-            f"{name!r}: a context has 'kv_lens', 'ropes' and 'past_key_values'; "
-            "contexts are immutable, so keep other things beside them"
-        )
 
     def rows(self, layer: int) -> tuple[Tensor, Tensor] | None:
         """Return this layer's keys and values, (length, key/value heads, head_dim), or None."""
@@ -213,43 +195,13 @@ def _between(spans: Sequence[range], length: int) -> list[range]:
 @contextmanager
 def _held(store: KVStore, length: int) -> Iterator[None]:
     """Keep the first `length` slots alive even if every context over them dies meanwhile."""
-    store.hold(length, 1)
+    holder = _Holder()
+    store.hold(holder, length)
     try:
         yield
     finally:
-        store.hold(length, -1)
+        del holder  # which the traceback of an error would keep
 
 
-class NaiveCache:
-    """Keys and values by layer, as the published code names them: a window onto a context.
-
-    `key_cache[i]` and `value_cache[i]` have the shape (tokens, key/value heads, head_dim), or are
-    None where nothing was read. Writing to the dictionaries does not change the context.
-    """
-
-    def __init__(self, num_layers: int) -> None:
-        self.key_cache: dict[int, Tensor | None] = dict.fromkeys(range(num_layers))
-        self.value_cache: dict[int, Tensor | None] = dict.fromkeys(range(num_layers))
-        self._context: Context | None = None
-
-    @classmethod
-    def of(cls, context: Context) -> NaiveCache:
-        """Return the keys and values of a context."""
-        cache = cls(context.store.num_layers)
-        for layer in range(context.store.num_layers):
-            rows = context.rows(layer)
-            if rows is not None:
-                cache.key_cache[layer], cache.value_cache[layer] = rows
-        cache._context = context  # the rows are views; the context keeps them from being reused
-        return cache
-
-    @property
-    def num_layers(self) -> int:
-        """Number of decoder layers."""
-        return len(self.key_cache)
-
-    @property
-    def seq_lens(self) -> int:
-        """Number of tokens held."""
-        first = self.key_cache.get(0)
-        return 0 if first is None else first.shape[0]
+class _Holder:
+    pass

@@ -16,14 +16,18 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from modeling.attention import Projected, attend
-from modeling.bagel.bagel import Bagel
 from modeling.cuda_graph import Work, captured, tell_once
+from modeling.inference import inference
 from modeling.kv_store import Tail
+
+if TYPE_CHECKING:
+    from modeling.bagel.bagel import Bagel
 
 Feed = Callable[[Tail, Tensor], Tensor]
 Buffers = Sequence[tuple[Tensor, Tensor]]  # keys and values of every layer
@@ -35,6 +39,7 @@ PATIENCE = 8
 _HALVES = (torch.bfloat16, torch.float16)
 
 
+@inference
 def feed_token(model: Bagel, tail: Tail, token: Tensor) -> Tensor:
     """Feed a (1,) id into a tail of one slot; return (vocabulary,) logits of what follows."""
     [(hidden, _)] = model.extend([(tail, model.text_block(token))])
@@ -132,7 +137,7 @@ class _Inputs:
         self.slot.fill_(tail.start)
 
 
-@torch.inference_mode()
+@inference
 def _step(model: Bagel, inputs: _Inputs, buffers: Buffers) -> Tensor:
     """Feed the token of the inputs; every number that changes is read on the device."""
     decoder = model.language_model.model

@@ -1,144 +1,28 @@
-"""Writing: the choice of the next token, and the runs of steps that feed what was chosen."""
+"""Writing: the runs of steps that feed the tokens that were chosen."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from transformers import (
-    LogitsProcessorList,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
-from modeling.bagel.bagel import Bagel, execution_device
+from modeling.choice import Choice, Processor, choice, greedy, no_id
 from modeling.context import Context
 from modeling.cuda_graph import can_repeat
 from modeling.decode_graph import Feed, GraphFeed, feed_token
+from modeling.device import execution_device
 from modeling.kv_store import Tail
 
-Processor = Callable[[Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    from modeling.bagel.bagel import Bagel
+
+__all__ = ["Choice", "Processor", "choice", "decode", "greedy"]
 
 RUN_LENGTH = 16  # tokens; on CUDA the host looks at so many at a time
-_NO_ID = -1
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Choice:
-    """How the next id is picked, on the device that the logits are on.
-
-    Attributes:
-        processors: change scores (1, vocabulary), one after the other.
-        do_sample: draw from the distribution; False takes the likeliest id.
-        generator: where randomness comes from; None is torch's global one for the device.
-        is_watched: whether a processor is the caller's own, who may count its calls.
-    """
-
-    processors: LogitsProcessorList = field(default_factory=LogitsProcessorList)
-    do_sample: bool = False
-    generator: torch.Generator | None = None
-    is_watched: bool = False
-
-    def __call__(self, written: Tensor, logits: Tensor) -> Tensor:
-        """Pick an id without a look at it.
-
-        Args:
-            written: (written,) ids so far.
-            logits: (vocabulary,).
-
-        Returns:
-            A (1,) id, or -1 where no id has a probability.
-        """
-        if not (self.processors or self.do_sample):
-            return logits.argmax(-1, keepdim=True)
-        # Copies, because a processor may write into what it is given.
-        ids, scores = written.to(logits.device, copy=True), logits.to(torch.float32, copy=True)
-        scores = self.processors(ids[None], scores[None])[0]
-        if not self.do_sample:
-            return scores.argmax(-1, keepdim=True)
-        probabilities = scores.softmax(-1)
-        # What torch.multinomial does, without its checks, for which the host would have to wait.
-        drawn = (probabilities / self._noise(probabilities)).argmax(-1, keepdim=True)
-        # One score that is no number makes every probability none.
-        return torch.where(probabilities[:1].isnan(), _NO_ID, drawn)
-
-    def source(self, device: torch.device) -> torch.Generator | None:
-        """Return the generator that moves when logits on a device are drawn from; None if none."""
-        if self.generator is not None or not self.do_sample:
-            return self.generator if self.do_sample else None
-        if device.type == "cuda":
-            return torch.cuda.default_generators[device.index]
-        return torch.default_generator
-
-    def _noise(self, like: Tensor) -> Tensor:
-        device = like.device if self.generator is None else self.generator.device
-        noise = torch.empty_like(like, device=device).exponential_(generator=self.generator)
-        if noise.device == like.device:
-            return noise
-        if noise.device.type == "cpu":
-            noise = noise.pin_memory()  # else the copy would wait for all that was begun before
-        return noise.to(like.device, non_blocking=True)
-
-
-greedy = Choice()
-
-
-def choice(  # noqa: PLR0913 - the usual knobs of sampling
-    *,
-    do_sample: bool,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    repetition_penalty: float = 1.0,
-    logits_processor: Processor | None = None,
-    generator: torch.Generator | None = None,
-) -> Choice:
-    """Say how the next id is picked.
-
-    Args:
-        do_sample: draw from the distribution; False takes the likeliest id.
-        temperature: above 0; below 1 sharpens. Plays no part without sampling, as top_k and top_p.
-        top_k: draw among so many likeliest ids; 0 is all.
-        top_p: draw among the likeliest ids that together have this probability; 1 is all.
-        repetition_penalty: above 1 makes ids less likely that were written before.
-        logits_processor: called with ids (1, written) and scores (1, vocabulary) before all
-            others, as transformers' processors are; returns scores. One or a LogitsProcessorList.
-        generator: where randomness comes from; None is torch's global generator.
-
-    Raises:
-        ValueError: if a number is out of range.
-    """
-    if do_sample and not (temperature > 0 and math.isfinite(temperature)):
-        raise ValueError(
-            f"temperature must be above 0 when sampling, got {temperature}; "
-            "for the likeliest token set do_sample=False"
-        )
-    processors = LogitsProcessorList(_each(logits_processor))
-    is_watched = bool(processors)
-    if repetition_penalty != 1:
-        processors.append(RepetitionPenaltyLogitsProcessor(repetition_penalty))
-    if do_sample:
-        processors.append(TemperatureLogitsWarper(float(temperature)))
-        if top_k:
-            processors.append(TopKLogitsWarper(top_k))
-        if top_p < 1:
-            processors.append(TopPLogitsWarper(top_p))
-    return Choice(
-        processors=processors, do_sample=do_sample, generator=generator, is_watched=is_watched
-    )
-
-
-def _each(processor: Processor | None) -> list[Processor]:
-    # A list within a list would be called with what its members do not take.
-    if isinstance(processor, LogitsProcessorList):
-        return list(processor)
-    return [] if processor is None else [processor]
 
 
 def decode(  # noqa: PLR0913 - what to write after what, and how fast
@@ -172,7 +56,7 @@ def decode(  # noqa: PLR0913 - what to write after what, and how fast
         The next id, and the context with everything fed so far (not yet the id itself).
 
     Raises:
-        RuntimeError: if no id has a probability, because a logit is no number.
+        NotANumberError: if no id has a probability, because a logit is no number.
     """
     pen = _Pen(
         feed=feed
@@ -188,7 +72,7 @@ def decode(  # noqa: PLR0913 - what to write after what, and how fast
         # Runs grow with the text: its first token comes soon, and a short one has little surplus.
         count = min(longest, wanted, len(last.written), positions - last.context.position)
         steps, failure = pen.run(last, max(count, 1))
-        for last, id_ in zip(steps, _looked_at(steps), strict=True):
+        for last, id_ in zip(steps, _looked_at(model, steps), strict=True):
             last.drawn.restore()
             yield id_, last.context
             if not last.drawn.holds():  # somebody drew meanwhile: what follows comes out anew
@@ -236,7 +120,7 @@ class _Step:
     """One step of a run.
 
     Attributes:
-        picked: (1,) id, or -1.
+        picked: (1,) id, or a negative number where there is none.
         written: (written,) ids with this one.
         context: with everything fed, which this id is not yet.
         drawn: how the generator stood after it.
@@ -292,9 +176,10 @@ class _OneToken:
     advance = 1
 
 
-def _looked_at(steps: list[_Step]) -> Iterator[int]:
+def _looked_at(model: Bagel, steps: list[_Step]) -> Iterator[int]:
     """Yield the steps' ids; this is where the host waits for the device."""
-    for id_ in torch.cat([step.picked for step in steps]).tolist() if steps else ():
-        if id_ == _NO_ID:
-            raise RuntimeError("no id has a probability, because a logit is inf or nan")
+    ids = torch.cat([step.picked for step in steps]).tolist() if steps else ()
+    for step, id_ in zip(steps, ids, strict=True):
+        if id_ < 0:
+            raise no_id(model, id_, f"after {len(step.written) - 1} tokens")
         yield id_

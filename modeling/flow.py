@@ -14,29 +14,55 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from data.wording import shown
+from modeling.checks import Check, flag, instance, integer, number, pair
+from modeling.numbers import require_within
+
 RenormType = Literal["global", "channel", "text_channel"]
 Velocity = Callable[[Tensor, float], Tensor]
 Evaluation = Callable[[Tensor, Tensor], Tensor]  # of a state and a time (1,) on its device
+
+# Beyond these, squares of a guided velocity and quotients of times leave float32.
+MAX_SCALE = 1e6
+SHIFTS = (1e-3, 1e3)
 
 _TAYLOR_ORDER = 6
 _TAYLOR_WARM_UP = 5  # the first evaluations are all full
 _TAYLOR_INTERVAL = 3  # afterwards one in three is
 
+_TYPES: dict[str, Check] = {
+    "cfg_text_scale": number(),
+    "cfg_img_scale": number(),
+    "cfg_interval": pair(("low", "high"), number()),
+    "cfg_renorm_min": number(),
+    "cfg_renorm_type": instance(str, "a string"),
+    "num_timesteps": integer(),
+    "timestep_shift": number(),
+    "enable_taylorseer": flag,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """How one image is sampled.
+    """How one image is sampled: the one reading of these keywords, whichever call they came with.
+
+    Numbers are kept as int and float, the interval as a tuple.
 
     Attributes:
-        cfg_text_scale: how strongly to push away from the velocity without text; 1 is off.
+        cfg_text_scale: how strongly to push away from the velocity without text; 1 is off. At most
+            a million.
         cfg_img_scale: the same for the velocity without images; works only with text guidance.
         cfg_interval: guidance holds where `interval[0] < t <= interval[1]`.
         cfg_renorm_min: lower bound of the factor that renorm multiplies by, in [0, 1].
         cfg_renorm_type: what a norm is taken over: everything, each token, or each token before
             the image step.
         num_timesteps: points on the time line; one more than steps.
-        timestep_shift: how far times lean towards noise; 1 is even.
+        timestep_shift: how far times lean towards noise; 1 is even. From 0.001 to 1000.
         enable_taylorseer: extrapolate two of three evaluations. Faster and lossy.
+
+    Raises:
+        TypeError: if a value is of a wrong type.
+        ValueError: if it is out of range.
     """
 
     cfg_text_scale: float = 4.0
@@ -49,10 +75,13 @@ class ImageOptions:
     enable_taylorseer: bool = False
 
     def __post_init__(self) -> None:
+        for name, check in _TYPES.items():
+            object.__setattr__(self, name, check(name, getattr(self, name)))
         for name in ("cfg_text_scale", "cfg_img_scale"):
             scale = getattr(self, name)
-            if not (math.isfinite(scale) and scale >= 0):
+            if not 0 <= scale < math.inf:
                 raise ValueError(f"{name} must be a finite number of at least 0, got {scale}")
+            require_within(name, scale, 0, MAX_SCALE)
         low, high = self.cfg_interval
         if not 0 <= low <= high <= 1:
             raise ValueError(
@@ -64,22 +93,23 @@ class ImageOptions:
         if self.cfg_renorm_type not in get_args(RenormType):
             raise ValueError(
                 f"cfg_renorm_type must be one of {', '.join(get_args(RenormType))}; "
-                f"got {self.cfg_renorm_type!r}"
+                f"got {shown(self.cfg_renorm_type)}"
             )
         if self.num_timesteps < 2:
             raise ValueError(
                 f"num_timesteps must be at least 2 (n points are n - 1 steps), "
                 f"got {self.num_timesteps}"
             )
-        if not (math.isfinite(self.timestep_shift) and self.timestep_shift > 0):
+        if not 0 < self.timestep_shift < math.inf:
             raise ValueError(
                 f"timestep_shift must be a finite number above 0, got {self.timestep_shift}"
             )
+        require_within("timestep_shift", self.timestep_shift, *SHIFTS)
 
     def guided(self, time: float) -> bool:
         """Whether text guidance holds at this time."""
         # Times are float32 values: a bound is met only by the float32 nearest to it.
-        low, high = torch.tensor(self.cfg_interval, dtype=torch.float32).tolist()
+        low, high = torch.tensor(self.cfg_interval, dtype=torch.float32, device="cpu").tolist()
         return self.cfg_text_scale > 1 and low < time <= high
 
 
@@ -92,7 +122,7 @@ def schedule(num_timesteps: int, timestep_shift: float) -> list[float]:
         num_timesteps: number of points, at least 2.
         timestep_shift: above 1, more of the points lie near the noise.
     """
-    times = torch.linspace(1, 0, num_timesteps)
+    times = torch.linspace(1, 0, num_timesteps, dtype=torch.float32, device="cpu")
     return (timestep_shift * times / (1 + (timestep_shift - 1) * times)).tolist()
 
 

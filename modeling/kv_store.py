@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -35,14 +35,22 @@ class KVStore:
         self._keys: list[Tensor | None] = [None] * num_layers
         self._values: list[Tensor | None] = [None] * num_layers
         self._capacity = 0
-        self._held: Counter[int] = Counter()  # length -> living contexts of that length
+        # Who holds how many of the first slots. Weak references, because a finalizer in Python that
+        # counted a holder out could be where Ctrl-C arrives, and Python ignores errors there.
+        self._holders: dict[object, tuple[weakref.ref[object], int]] = {}
         self._claims: list[tuple[Tail, Context]] = []  # open rooms, and after what they opened
         self._inserted: tuple[int, int] | None = None  # (start, count) of the open draft
 
     @property
     def written(self) -> int:
         """Slots that a living context holds."""
-        return max(self._held, default=0)
+        longest = 0
+        for key, (holder, length) in list(self._holders.items()):
+            if holder() is None:
+                self._holders.pop(key, None)
+            else:
+                longest = max(longest, length)
+        return longest
 
     @property
     def capacity(self) -> int:
@@ -150,11 +158,12 @@ class KVStore:
         buffers[layer] = grown
         return grown
 
-    def hold(self, length: int, change: int) -> None:
-        """Count a holder of the first `length` slots in (1) or out (-1)."""
-        self._held[length] += change
-        if not self._held[length]:
-            del self._held[length]
+    def hold(self, holder: object, length: int) -> None:
+        """Keep the first `length` slots as long as an object lives."""
+        self._holders[object()] = weakref.ref(holder), length
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_holders": {}}  # contexts that are pickled as well hold it anew
 
     @contextmanager
     def claim(self, tail: Tail, context: Context) -> Iterator[Tail]:

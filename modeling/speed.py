@@ -68,6 +68,15 @@ def check_fp8(devices: set[torch.device]) -> None:
         raise ImportError(
             "fp8 needs torchao: pip install 'auto-interleaved-bagel[fp8]', or leave fp8=False"
         ) from error
+    check_fp8_devices(devices)
+
+
+def check_fp8_devices(devices: set[torch.device]) -> None:
+    """Check the devices alone, whatever is installed.
+
+    Raises:
+        ValueError: there are several devices, or the one is too old or no CUDA device.
+    """
     names = ", ".join(sorted(map(str, devices)))
     if {device.type for device in devices} != {"cuda"} or len(devices) > 1:
         raise ValueError(f"fp8 needs a model on one CUDA device, got {names}; or leave fp8=False")

@@ -12,14 +12,20 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from data.data_utils import MARKERS
 from data.transforms import ImageTransform
-from modeling.autoencoder import MIN_TILE, AutoEncoder
+from modeling.autoencoder import MIN_TILE, AutoEncoder, check_tile
 from modeling.bagel import Bagel
 from modeling.bagel.blocks import patchify, unpatchify
 from modeling.bagel.drawing import draw
+from modeling.choice import Choice, likeliest
 from modeling.context import Context
-from modeling.decoding import Choice, decode
+from modeling.decoding import decode
 from modeling.flow import FlowStep, ImageOptions
+from modeling.inference import inference
+from modeling.interleave import check_latent, check_shape
+from modeling.numbers import require_numbers
+from modeling.qwen2 import one_text_at_a_time
 
 logger = logging.getLogger("auto_interleaved")
 
@@ -38,15 +44,11 @@ class Verbs:
         new_token_ids: `bos_token_id`, `eos_token_id`, `start_of_image`, `end_of_image`, as
             `add_special_tokens` returns them.
 
-    Attributes:
-        vae_tile: side in latent positions of the tiles that images are decoded in, which is lossy
-            and saves memory; None is the whole image, tiled only if memory runs out.
-
     Raises:
         ValueError: if one of the ids is missing.
     """
 
-    vae_tile: int | None = None
+    _vae_tile: int | None = None
 
     def __init__(  # noqa: PLR0913 - the published signature
         self,
@@ -62,16 +64,46 @@ class Verbs:
         self.tokenizer = tokenizer
         self.vae_transform = vae_transform
         self.vit_transform = vit_transform
-        self.new_token_ids = dict(new_token_ids)
-        names = ("bos_token_id", "eos_token_id", "start_of_image", "end_of_image")
+        self.new_token_ids = new_token_ids
+        if isinstance(new_token_ids, Mapping) and new_token_ids:
+            self._ids(*MARKERS)  # what is empty, or no mapping, is somebody's stand-in
+
+    @property
+    def bos(self) -> int:
+        """The id that begins a text."""
+        return self._ids("bos_token_id")[0]
+
+    @property
+    def eos(self) -> int:
+        """The id that ends a text."""
+        return self._ids("eos_token_id")[0]
+
+    @property
+    def markers(self) -> tuple[int, int]:
+        """The ids that begin and end an image."""
+        start, end = self._ids("start_of_image", "end_of_image")
+        return start, end
+
+    def _ids(self, *names: str) -> list[int]:
         missing = [name for name in names if name not in self.new_token_ids]
         if missing:
             raise ValueError(
                 f"new_token_ids lacks {', '.join(missing)}; "
                 "pass the second value that add_special_tokens(tokenizer) returns"
             )
-        self.bos, self.eos = self.new_token_ids["bos_token_id"], self.new_token_ids["eos_token_id"]
-        self.markers = self.new_token_ids["start_of_image"], self.new_token_ids["end_of_image"]
+        return [self.new_token_ids[name] for name in names]
+
+    @property
+    def vae_tile(self) -> int | None:
+        """Side in latent positions of the tiles that images are decoded in; may be set.
+
+        Tiles save memory and are lossy. None is the whole image, tiled only if memory runs out.
+        """
+        return self._vae_tile
+
+    @vae_tile.setter
+    def vae_tile(self, side: int | None) -> None:
+        self._vae_tile = check_tile("vae_tile", side)
 
     @property
     def max_positions(self) -> int:
@@ -82,16 +114,24 @@ class Verbs:
         """Return a text's ids, without bos and eos; see `update_context_text`."""
         if not isinstance(text, str):
             raise TypeError(f"text must be a string, got {type(text).__name__}")
-        return self.tokenizer.encode(text, split_special_tokens=split_special_tokens)
+        with one_text_at_a_time:  # whatever tokenizer this is
+            return self.tokenizer.encode(text, split_special_tokens=split_special_tokens)
+
+    def new_context(self) -> Context:
+        """Return a context that has read nothing: a value, which `read_*` leave as it is."""
+        return self.model.new_context()
 
     def read_ids(self, ids: Sequence[int], context: Context) -> tuple[Context, int]:
         """Read ids as they are.
 
         Returns:
             The new context, and the likeliest id to follow.
+
+        Raises:
+            NotANumberError: if none is, because a logit is no number.
         """
         context, hidden = self.model.read(context, self.model.text_block(ids))
-        return context, int(self.model.logits(hidden[-1:]).argmax())
+        return context, likeliest(self.model, self.model.logits(hidden[-1:])[0])
 
     def read_latent(self, latent: Tensor, grid: tuple[int, int], context: Context) -> Context:
         """Read latent tokens (rows * columns, patch values) of a clean image."""
@@ -102,29 +142,48 @@ class Verbs:
         block = self.model.vit_block(self.vit_transform(image), self.markers)
         return self.model.read(context, block)[0]
 
-    @torch.inference_mode()
-    def encode_image(self, image: Image.Image) -> tuple[Tensor, tuple[int, int]]:
+    @inference
+    def encode_image(
+        self, image: Image.Image, *, sample_posterior: bool = False
+    ) -> tuple[Tensor, tuple[int, int]]:
         """Turn an image into latent tokens.
 
+        Args:
+            image: what to encode.
+            sample_posterior: draw from the posterior, by torch's global generator; by default the
+                latents are its mean.
+
         Returns:
-            (rows * columns, patch values), the mean of the posterior, and (rows, columns).
+            (rows * columns, patch values), and (rows, columns).
         """
         pixels = self.vae_transform(image)
         grid = self.model.latent_grid(*pixels.shape[-2:])
         parameter = next(self.vae_model.parameters())
-        latent = self.vae_model.encode(pixels[None].to(parameter))[0]
+        latent = self.vae_model.encode(
+            pixels[None].to(parameter), sample_posterior=sample_posterior
+        )[0]
         return patchify(latent, self.model.latent_patch_size), grid
 
-    @torch.inference_mode()
+    @inference
     def decode_image(self, latent: Tensor, image_shape: tuple[int, int]) -> Image.Image:
-        """Turn latent tokens (rows * columns, patch values) into an image of (height, width)."""
+        """Turn latent tokens (rows * columns, patch values) into an image of (height, width).
+
+        Raises:
+            NotANumberError: if the latents, or the pixels that they become, hold nan or inf.
+        """
+        rows, columns = self.model.latent_grid(*check_shape("image_shape", image_shape))
+        check_latent(latent, (rows * columns, self.model.patch_latent_dim))
         return self._decode(self._spread(latent, image_shape))
 
-    @torch.inference_mode()
+    @inference
     def preview_image(
         self, latent: Tensor, image_shape: tuple[int, int], max_side: int = 256
     ) -> Image.Image:
-        """Turn latent tokens into a small image, of at most `max_side` pixels a side."""
+        """Turn latent tokens into a small image, of at most `max_side` pixels a side.
+
+        Raises:
+            NotANumberError: as `decode_image` does.
+        """
         grid = self._spread(latent, image_shape)
         scale = max_side / max(image_shape)
         if scale < 1:
@@ -134,12 +193,14 @@ class Verbs:
 
     def _spread(self, latent: Tensor, image_shape: tuple[int, int]) -> Tensor:
         """Arrange latent tokens as (channels, rows, columns) on the autoencoder's device."""
+        require_numbers(latent, "the latents", self.model)
         tokens = latent.to(next(self.vae_model.parameters()))
         grid = self.model.latent_grid(*image_shape)
         return unpatchify(tokens, grid, self.model.latent_patch_size)
 
     def _decode(self, latent: Tensor) -> Image.Image:
         pixels = self._pixels(latent[None])[0]
+        require_numbers(pixels, "the autoencoder's pixels", self.vae_model)
         # Truncated, not rounded, as published.
         levels = (pixels.float() * 0.5 + 0.5).clamp(0, 1).mul(255).to(torch.uint8)
         return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
@@ -181,7 +242,7 @@ class Verbs:
             full=full,
             without_text=without_text,
             without_images=without_images,
-            noise=torch.randn(size, generator=generator),
+            noise=torch.randn(size, generator=generator, dtype=torch.float32, device="cpu"),
             grid=grid,
             markers=self.markers,
             options=options,

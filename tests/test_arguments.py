@@ -5,11 +5,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from auto_interleaved_inference import AutoInterleavedInferencer
+from data.protocols import PROTOCOLS
 from data.transforms import ImageTransform
 from inferencer import InterleaveInferencer
 from tests.builders import STRIDE, picture, toy_bagel, toy_inferencer
@@ -78,8 +80,8 @@ BAD_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"max_context_memory": 0}, ValueError, "max_context_memory must be at least 1, got 0"),
     ({"max_context_memory": "8GB"}, TypeError, "max_context_memory must be an integer"),
     ({"max_context_memory": 9}, ValueError, "max_context_memory must be at least .* this prompt"),
-    ({"seed": -1}, ValueError, "seed must be from 0 to"),
-    ({"seed": 2**63}, ValueError, "seed must be from 0 to"),
+    ({"seed": -2}, ValueError, "seed must be from 0 to"),
+    ({"seed": 2**64}, ValueError, "seed must be from 0 to"),
     ({"seed": 1.5}, TypeError, "seed must be an integer"),
     ({"generator": 3}, TypeError, "generator must be a torch.Generator"),
     ({"seed": 1, "generator": torch.Generator()}, ValueError, "seed and generator must not"),
@@ -130,6 +132,106 @@ def assert_refused(
         with pytest.raises(error, match=message):
             inferencer.stream(prompt, **options)  # no event was asked for yet
     assert inferencer.last_output is before
+
+
+# What an inferencer is given once, for all runs.
+
+
+@pytest.mark.parametrize(
+    ("shape", "error", "words"),
+    [
+        (64, TypeError, r"image_shape must be a pair \(height, width\), got 64"),
+        (0, TypeError, "image_shape must be a pair"),
+        ((), ValueError, "image_shape must be a pair"),
+        ("input", TypeError, "image_shape must be a pair"),
+        ((8.0, 8), TypeError, "height of image_shape must be an integer, got 8.0"),
+        ((8, 8, 8), ValueError, r"image_shape must be a pair .*got \(8, 8, 8\)"),
+        ((8, 9), ValueError, "width must be a positive multiple of 4, got 9; try 8"),
+        ((8, 400), ValueError, "width must be at most 32"),
+    ],
+)
+def test_a_size_of_all_runs_is_checked_where_it_is_given(
+    shape: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        toy_writer(image_shape=shape)
+    inferencer = toy_writer(image_shape=[np.int64(8), 12])
+    assert inferencer.image_shape == (8, 12)
+    with pytest.raises(error, match=words):
+        inferencer.image_shape = shape
+    assert inferencer.image_shape == (8, 12)
+
+
+def test_a_protocol_may_be_set_later_and_is_checked_then() -> None:
+    inferencer = toy_writer()
+    inferencer.protocol = "twiff"  # type: ignore[assignment]
+    assert inferencer.protocol is PROTOCOLS["twiff"]
+    with pytest.raises(ValueError, match="unknown protocol 'nope'"):
+        inferencer.protocol = "nope"  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("tile", "error", "words"),
+    [
+        (0, ValueError, "vae_tile must be at least 8 latent positions, got 0; None decodes"),
+        (-1, ValueError, "got -1"),
+        (1, ValueError, "got 1"),
+        ("x", TypeError, "vae_tile must be an integer or None, got 'x'"),
+        (True, TypeError, "vae_tile must be an integer or None, got True"),
+        (8.0, TypeError, "got 8.0"),
+    ],
+)
+def test_a_tile_is_checked_where_it_is_given(tile: Any, error: type[Exception], words: str) -> None:
+    inferencer = toy_writer()
+    with pytest.raises(error, match=words):
+        inferencer.vae_tile = tile
+    assert inferencer.vae_tile is None
+    inferencer.vae_tile = np.int64(8)  # type: ignore[assignment]
+    assert type(inferencer.vae_tile) is int
+
+
+@pytest.mark.parametrize("disable", [{}, {"disable": True}], ids=["shown", "not shown"])
+@pytest.mark.parametrize(
+    ("config", "error", "words"),
+    [
+        ({"foo": 1}, TypeError, "there is no setting 'foo' of a bar; tqdm's are ascii, "),
+        ({"iterable": [1]}, TypeError, "there is no setting 'iterable'"),
+        ({"bar_format": "{nope}"}, ValueError, "bar_format must .* got '{nope}'.*KeyError: 'nope'"),
+        ({"bar_format": "{"}, ValueError, "bar_format must .*Single '{'"),
+        ({"ncols": "x"}, TypeError, "ncols must be a number or None, got 'x'"),
+        ({"mininterval": "1"}, TypeError, "mininterval must be a number or None"),
+        ({"position": [0]}, TypeError, "position must be a number or None"),
+        ({"desc": 5}, TypeError, "desc must be such that a bar can be shown, got 5"),
+        ({"unit": None}, TypeError, "unit must be such that a bar can be shown, got None"),
+        ({"ascii": 5}, TypeError, "ascii must be such that a bar can be shown, got 5"),
+        ({"file": "log.txt"}, TypeError, "file must be a file to write to, got 'log.txt'"),
+        ({"disable": "False"}, TypeError, "disable must be True, False or None, got 'False'"),
+        ({"unit_scale": True, "unit_divisor": 0}, ValueError, "settings must be .*ZeroDivision"),
+    ],
+    ids=str,
+)
+def test_settings_of_bars_are_tried_where_they_are_given(
+    config: dict[str, Any],
+    error: type[Exception],
+    words: str,
+    disable: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """They ended a run in the middle of its first picture."""
+    inferencer = toy_writer()
+    with pytest.raises(error, match=words):
+        inferencer.set_progress_bar_config(**{**disable, **config})
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "config", [{"ncols": 80, "leave": False}, {"bar_format": "{l_bar}{bar}"}, {"disable": None}]
+)
+def test_settings_that_a_bar_can_be_shown_with_are_taken(
+    config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy_writer().set_progress_bar_config(**config)
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("prompt", "error", "message"), BAD_PROMPTS.values(), ids=BAD_PROMPTS)

@@ -21,6 +21,8 @@ from benchmarks import (
     memory,
     models,
     naive,
+    numbers,
+    published,
     roofline,
     story,
     table,
@@ -93,6 +95,14 @@ def test_decoding_gives_a_row_a_length() -> None:
     assert len(decode.verdicts(costs)) == 3
 
 
+def test_published_calls_are_measured_at_every_length() -> None:
+    """On the way they are made sure to write what our own way writes."""
+    costs = published.measure(toy().model, tokens=3, repeats=1, lengths=[0, 20])
+    assert [cost.length for cost in costs] == [0, 20]
+    assert all(min(c.ours, c.call, c.batch, c.loop, c.looking) > 0 for c in costs)
+    assert len(published.verdicts(costs)) == 2
+
+
 @pytest.mark.parametrize("length", [0, 20])
 def test_all_ways_write_the_same_tokens(length: int) -> None:
     context = contexts.filled(toy().model, length)
@@ -141,6 +151,13 @@ def test_both_ways_draw_the_same_latents(length: int) -> None:
     for branches in [(full, without_text, without_images), (full, without_text, full)]:
         # Sums over the keys run in another order.
         assert flow.compare(toy(), branches, options) < 1e-4
+
+
+def test_looks_at_numbers_change_nothing_that_is_made() -> None:
+    context = toy().update_context_text("a", toy().init_gen_context())
+    drawn = partial(numbers.draw, toy(), context)
+    assert drawn() == numbers.without_looks(drawn)
+    assert len(numbers.measure(toy(), repeats=1)) == 2
 
 
 def test_images_into_contexts_give_a_row_a_length() -> None:

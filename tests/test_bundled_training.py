@@ -18,6 +18,7 @@ from inferencer import GEN_THINK_SYSTEM_PROMPT
 from modeling.bagel.blocks import patchify
 from modeling.context import Context
 from modeling.flow import ImageOptions, schedule
+from modeling.published.dictionaries import value_in
 from tests.bundled import bundled
 from tests.teacher import POINTS, SHIFT, Heard, Lesson, lesson_of, taught
 from training.tokenizer import special_ids
@@ -168,7 +169,7 @@ def test_an_answer_is_as_likely_in_the_published_call_as_in_training(
     inferencer.interleave_inference([picture, sample.question], understanding_output=True)
     question, answer = (inferencer.encode_text(text) for text in (sample.question, sample.answer))
     block = inferencer.model.text_block([inferencer.bos, *answer])
-    logits = inferencer.model.logits(inferencer.model.read(seen[0], block)[1])
+    logits = inferencer.model.logits(inferencer.model.read(value_in(seen[0]), block)[1])
     right = torch.tensor([*answer, inferencer.eos])
     vision = VisionPart(patches=patchify(inferencer.vit_transform(picture), 16), grid=GRID)
     parts = [vision, TextPart(ids=tuple(question), loss=False), TextPart(ids=tuple(answer))]
@@ -186,6 +187,7 @@ def test_an_edit_is_drawn_in_the_published_call_as_in_training(
     monkeypatch.setattr(
         inferencer, "gen_image", lambda _, full, **named: contexts.update(named, full=full)
     )
+    monkeypatch.setattr(inferencer, "sample_posterior", False)  # training reads the mean
     inferencer.interleave_inference([picture, sample.instruction])
     latent = inferencer.encode_image(picture)[0]
     noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(1))
@@ -208,6 +210,6 @@ def test_an_edit_is_drawn_in_the_published_call_as_in_training(
 
     names = ("cfg_text_precontext", "full", "cfg_img_precontext")
     close(
-        torch.stack([velocity(contexts[name]) for name in names]),
+        torch.stack([velocity(value_in(contexts[name])) for name in names]),
         torch.cat([with_picture, without]),
     )

@@ -241,7 +241,6 @@ def test_a_setting_that_the_model_cannot_have_is_named(
     ("options", "said"),
     [
         ({"dtype": torch.int8}, "dtype must be None or one of"),
-        ({"dtype": "bfloat16"}, "dtype must be None or one of"),
         ({"device": "cpu", "device_map": "auto"}, "exclude each other"),
         ({"device_map": "cuda"}, "for a single device use device='cuda'"),
         ({"max_memory": {"cpu": "1GiB"}}, "give device_map='auto' too"),

@@ -6,7 +6,9 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -258,19 +260,156 @@ def test_a_model_that_does_not_fit_is_told_in_one_line(
 def test_a_disk_that_fails_at_the_end_is_told(
     model: str, ran: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def is_full(*arguments: Any) -> None:
+    def is_full(*arguments: Any, **named: Any) -> None:
         raise OSError(28, os.strerror(28))
 
     decode = AutoInterleavedInferencer.decode_image
 
     def fill_the_disk_and_decode(self: Any, *arguments: Any) -> Image.Image:
         monkeypatch.setattr(os, "replace", is_full)
+        monkeypatch.setattr(tempfile, "mkdtemp", is_full)
         return decode(self, *arguments)
 
     monkeypatch.setattr(AutoInterleavedInferencer, "decode_image", fill_the_disk_and_decode)
     done = ran("Tell me.", "--model", model, *SHORT_FLAGS)
     assert done.code == 1
     assert "story.html could not be written ([Errno 28] No space left on device)\n" in done.err
+    assert "saved" not in done.err  # no other place had room either
+
+
+def test_where_a_result_cannot_be_written_it_goes_to_a_second_place(
+    model: str, ran: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Four pictures were gone with a disk that was full at the end."""
+    (tmp_path / "second").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "second"))
+    decode = AutoInterleavedInferencer.decode_image
+
+    def take_the_place_and_decode(self: Any, *arguments: Any) -> Image.Image:
+        Path("taken").write_text("of somebody else")
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(AutoInterleavedInferencer, "decode_image", take_the_place_and_decode)
+    done = ran("Tell me.", "--model", model, *SHORT_FLAGS, "--output", "taken/story.json")
+    assert done.code == 1
+    assert "taken/story.json could not be written" in done.err
+    [saved] = (tmp_path / "second").rglob("story.json")
+    assert done.err.endswith(f"saved {saved}\n")
+    assert len(InterleavedOutput.load(saved).images) == 2
+
+
+# Told to stop.
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_every_signal_to_stop_saves_what_exists_also_if_more_follow(
+    model: str, ran: Run, monkeypatch: pytest.MonkeyPatch, name: str, again: bool
+) -> None:
+    """Batch systems and terminals end programs by these, and nothing was saved."""
+    number = getattr(signal, name)
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    decode, save = AutoInterleavedInferencer.decode_image, InterleavedOutput.save
+    decoded: list[Image.Image] = []
+
+    def stop_at_the_second(self: Any, *arguments: Any) -> Image.Image:
+        if decoded:
+            signal.raise_signal(number)
+        decoded.append(decode(self, *arguments))
+        return decoded[-1]
+
+    def impatient(self: Any, *arguments: Any) -> Path:
+        if again and decoded:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
+        return save(self, *arguments)
+
+    monkeypatch.setattr(AutoInterleavedInferencer, "decode_image", stop_at_the_second)
+    monkeypatch.setattr(InterleavedOutput, "save", impatient)
+    done = ran("Tell me.", "--model", model, *SHORT_FLAGS)
+    assert done.code == 1
+    assert "2 texts, 1 picture in " in done.err
+    assert done.err.endswith(f"saved {Path('story.html').absolute()}\n")
+    assert InterleavedOutput.load("story.html").finish_reason == "interrupted"
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_signal_that_is_swallowed_on_its_way_is_heard_at_the_next_step(
+    model: str, ran: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python swallows what is raised in a destructor, and the run went on."""
+    decode = AutoInterleavedInferencer.decode_image
+
+    def swallow(self: Any, *arguments: Any) -> Image.Image:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(AutoInterleavedInferencer, "decode_image", swallow)
+    assert ran("Tell me.", "--model", model, *SHORT_FLAGS).code == 1
+    page = InterleavedOutput.load("story.html")
+    assert (page.finish_reason, len(page.images)) == ("interrupted", 1)
+
+
+def test_signals_that_a_program_is_to_ignore_stay_ignored(
+    model: str, ran: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under nohup."""
+    decode = AutoInterleavedInferencer.decode_image
+
+    def hang_up(self: Any, *arguments: Any) -> Image.Image:
+        signal.raise_signal(signal.SIGHUP)
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(AutoInterleavedInferencer, "decode_image", hang_up)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert ran("Tell me.", "--model", model, *SHORT_FLAGS).code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# Streams.
+
+
+def is_lost(kind: type[Exception]) -> Any:
+    def lose() -> None:
+        raise kind("gone")
+
+    return lose
+
+
+@pytest.mark.parametrize("kind", [OSError, ValueError, RuntimeError])
+def test_a_story_that_can_be_written_no_more_is_saved(
+    model: str, ran: Run, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", Pipe(is_lost(kind)))
+    done = ran("Tell me.", "--model", model, *SHORT_FLAGS)
+    assert done.code == 1
+    assert f"saved {Path('story.html').absolute()}\n" in done.err
+    assert InterleavedOutput.load("story.html").finish_reason == "interrupted"
+
+
+@pytest.mark.parametrize("err", [None, "lost"])
+def test_without_a_standard_error_a_run_is_what_it_is_with_one(
+    model: str, monkeypatch: pytest.MonkeyPatch, err: str | None
+) -> None:
+    """Programs without a window, and services, have none."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    if err is not None:
+        monkeypatch.setattr(sys, "stderr", Pipe(is_lost(OSError)))
+    assert main(["Tell me.", "--model", model, *SHORT_FLAGS]) == 0
+    assert len(InterleavedOutput.load("story.html").images) == 2
+
+
+@pytest.mark.parametrize("output", ["run_0.7", "run.html/"])
+def test_a_folder_with_a_dot_in_its_name_is_a_place_for_a_result(
+    model: str, ran: Run, output: str
+) -> None:
+    assert ran("Tell me.", "--model", model, *SHORT_FLAGS, "--output", output).code == 0
+    assert Path(output).is_dir()
+    assert len(InterleavedOutput.load(output).images) == 2
 
 
 def out_of_memory(*arguments: Any, **named: Any) -> None:

@@ -101,6 +101,8 @@ def test_an_option_that_is_not_given_has_the_librarys_default() -> None:
         (["--temperature", "0.5"], "text_temperature", 0.5),
         (["--max-new-tokens", "7"], "max_text_length", 7),
         (["--height", "32", "--width", "64"], "image_shape", (32, 64)),
+        (["--input-size"], "image_shape", "input"),
+        (["--seed", "18446744073709551615"], "seed", 2**64 - 1),
     ],
 )
 def test_other_libraries_spellings_are_understood(words: list[str], name: str, value: Any) -> None:
@@ -127,7 +129,9 @@ def test_bytes_are_counted_in_the_usual_units(word: str, number: int) -> None:
 
 def test_what_concerns_loading_reaches_the_loader() -> None:
     flags = ["--device", "cpu", "--dtype", "bfloat16", "--revision", "old", "--local-files-only"]
+    flags += ["--base", "elsewhere"]
     assert read_request(["Tell me.", "--model", "nowhere", *flags]).loading == {
+        "base": "elsewhere",
         "device": "cpu",
         "dtype": torch.bfloat16,
         "revision": "old",
@@ -167,6 +171,9 @@ BAD: dict[str, tuple[str, Sequence[str]]] = {
     "got 'me' beside it": ("Tell", ("me",)),
     "no option --sed; did you mean --seed?": ("Tell", ("--sed", "3")),
     "no option --max-text; did you mean --max-text-length?": ("Tell", ("--max-text", "3")),
+    "no option --stop; did you mean --stop-strings?": ("Tell", ("--stop", "x")),
+    "no option --max-tokens; did you mean --max-text-length?": ("Tell", ("--max-tokens", "3")),
+    "no option --system-prompt; auto-interleaved --help": ("Tell", ("--system-prompt", "x")),
     "no option --frobnicate; auto-interleaved --help": ("Tell", ("--frobnicate",)),
     "--seed: must be a whole number, got '1.5'": ("Tell", ("--seed", "1.5")),
     "--top-p: must be a number, got 'half'": ("Tell", ("--top-p", "half")),
@@ -175,7 +182,7 @@ BAD: dict[str, tuple[str, Sequence[str]]] = {
         ("--max-context-memory", "8 beans"),
     ),
     "--max-context-memory must be at least 1, got 0": ("Tell", ("--max-context-memory", "0.1B")),
-    "seed must be from 0 to": ("Tell", ("--seed", "-1")),
+    "seed must be from 0 to": ("Tell", ("--seed", "-2")),
     "--seed: expected one argument": ("Tell", ("--seed",)),
     "--num-timesteps must be at least 2": ("Tell", ("--num-timesteps", "1")),
     "above 0 with --do-sample, got 0.0; for the likeliest token leave --do-sample out": (
@@ -198,6 +205,8 @@ BAD: dict[str, tuple[str, Sequence[str]]] = {
     "'notes.txt/a.html' cannot be written": ("Tell", ("--output", "notes.txt/a.html")),
     "cannot be written (File name too long)": ("Tell", ("--output", "a" * 999 + ".html")),
     "--device: 'gpu' cannot be used here (Expected one of": ("Tell", ("--device", "gpu")),
+    "--device: 'cpu:5' cannot be used here (device='cpu:5': the": ("Tell", ("--device", "cpu:5")),
+    "--device: 'meta' cannot be used here (device='meta' keeps": ("Tell", ("--device", "meta")),
     "--dtype: invalid choice: 'int8'": ("Tell", ("--dtype", "int8")),
     "--model: no checkpoint directory at nowhere": ("Tell", ()),
 }
@@ -244,6 +253,26 @@ def test_bytes_that_are_no_text_are_refused_as_a_prompt(monkeypatch: pytest.Monk
     stdin = io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8")
     monkeypatch.setattr(sys, "stdin", stdin)
     with pytest.raises(ArgumentError, match="standard input is not utf-8"):
+        read_request(["-", "--model", "nowhere"])
+
+
+class Unreadable(io.StringIO):
+    def read(self, size: int | None = -1) -> str:
+        raise IsADirectoryError(21, "Is a directory")
+
+
+@pytest.mark.parametrize(
+    ("stdin", "reason"),
+    [(None, "it is closed"), (Unreadable(), "Is a directory"), ("closed", "closed file")],
+)
+def test_a_standard_input_that_cannot_be_read_is_told(
+    monkeypatch: pytest.MonkeyPatch, stdin: Any, reason: str
+) -> None:
+    if stdin == "closed":
+        stdin = io.StringIO()
+        stdin.close()
+    monkeypatch.setattr(sys, "stdin", stdin)
+    with pytest.raises(ArgumentError, match=f"cannot be read from standard input .*{reason}"):
         read_request(["-", "--model", "nowhere"])
 
 

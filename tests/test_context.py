@@ -4,12 +4,13 @@ import copy
 import dataclasses
 import gc
 import pickle
+import sys
 import weakref
 
 import pytest
 import torch
 
-from modeling.context import Context, NaiveCache, draft, without
+from modeling.context import Context, draft, without
 from modeling.kv_store import KVStore, Tail
 from tests.histories import LAYERS, Advance, History, holds, read, rows_of, sees, write
 from tests.stores import Allocations
@@ -412,50 +413,30 @@ def test_a_pickled_context_comes_back_with_its_tokens() -> None:
     assert holds(longer, (1, 2, 3))
 
 
-# What published scripts read.
+def test_pickled_contexts_that_share_a_store_go_on_sharing_it() -> None:
+    context = context_of(1, 2)
+    short, long = pickle.loads(pickle.dumps([context, read(context, (3,))]))
+    assert short.store is long.store
+    assert read(short, (4,)).store is not short.store  # the other one holds what comes next
+    assert holds(long, (1, 2, 3))
 
 
-def test_published_subscripts_tell_length_position_and_rows() -> None:
-    context = context_of(1, 2, 3)
-    with context.room(4) as tail:
-        write(tail, (4, 5, 6, 7))
-        context = context.after(tail, Advance(1))
-    assert context["kv_lens"] == [7]
-    assert context["ropes"] == [4]
-    cache = context["past_key_values"]
-    assert (cache.num_layers, cache.seq_lens) == (2, 7)
-    for layer in range(2):
-        keys, values = rows_of((1, 2, 3, 4, 5, 6, 7), layer)
-        assert torch.equal(cache.key_cache[layer], keys)
-        assert torch.equal(cache.value_cache[layer], values)
-
-
-def test_an_empty_cache_has_nothing_in_any_layer() -> None:
-    for cache in (empty()["past_key_values"], NaiveCache(2)):
-        assert (cache.num_layers, cache.seq_lens) == (2, 0)
-        assert cache.key_cache == cache.value_cache == {0: None, 1: None}
-
-
-def test_a_published_cache_keeps_the_rows_it_shows() -> None:
-    """Its rows are views: their slots went to others once the context was gone."""
-    start = context_of(1)
-    cache = read(start, (2,))["past_key_values"]
-    read(start, (3,))
-    assert torch.equal(cache.key_cache[0], rows_of((1, 2), 0)[0])
-
-
-def test_writing_to_a_published_cache_does_not_change_the_context() -> None:
-    context = context_of(1)
-    context["past_key_values"].key_cache[0] = None
-    assert holds(context, (1,))
+def test_no_code_runs_when_a_context_is_dropped() -> None:
+    """Ctrl-C arrives between two lines of Python, and Python ignores errors of finalizers."""
+    context = context_of(1, 2)
+    longer = read(context, (3,))
+    called: list[str] = []
+    sys.setprofile(lambda frame, event, _: called.append(f"{event} {frame.f_code.co_name}"))
+    try:
+        del longer
+    finally:
+        sys.setprofile(None)
+    assert [call for call in called if call.startswith("call")] == []
+    assert context.store.written == context.length
+    assert read(context, (4,)).store is context.store
 
 
 # Wrong use.
-
-
-def test_an_unknown_subscript_names_the_known_ones() -> None:
-    with pytest.raises(KeyError, match=r"'rope'.*'kv_lens', 'ropes' and 'past_key_values'"):
-        empty()["rope"]
 
 
 @pytest.mark.parametrize("count", [0, -1])

@@ -84,7 +84,7 @@ def test_a_token_of_the_7b_takes_56_kib() -> None:
 def test_the_bytes_of_a_token_are_those_that_it_takes(dtype: torch.dtype) -> None:
     parts = toy_inferencer(toy_bagel(num_key_value_heads=1, num_hidden_layers=3).to(dtype))
     inferencer = ScriptedInferencer(parts=parts)
-    store = parts.update_context_text("abc", parts.init_gen_context()).store
+    store = parts.update_context_text("abc", parts.new_context()).store
     assert store.nbytes == store.capacity * inferencer.bytes_per_token
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.data_utils import pil_img2rgb
+from data.data_utils import pil_img2rgb, plain_rgb
 
 WHITE = (255, 255, 255)
 ORIENTATION = 0x0112
@@ -279,8 +279,37 @@ def test_the_image_given_is_left_as_it_was(mode):
     assert image.getexif()[ORIENTATION] == 6
 
 
+@pytest.mark.parametrize("convert", [pil_img2rgb, plain_rgb])
 @pytest.mark.parametrize("image", ["picture.png", b"bytes", np.zeros((4, 4, 3)), None])
-def test_what_is_no_image_is_refused(image):
+def test_what_is_no_image_is_refused(convert, image):
     message = f"PIL.Image.Image, got {type(image).__name__}; open a file"
     with pytest.raises(TypeError, match=message):
-        pil_img2rgb(image)
+        convert(image)
+
+
+# As published: what is stored, converted by Pillow.
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if mode not in ("RGBA", "La")])
+def test_plainly_an_image_is_what_pillow_makes_of_it(mode):
+    image = Image.new(mode, (3, 2), 77 if len(mode) == 1 or mode[0] == "I" else None)
+    image.getexif()[ORIENTATION] = 6
+    converted = plain_rgb(image)
+    assert (converted.mode, converted.size) == ("RGB", (3, 2))
+    assert converted.tobytes() == image.convert("RGB").tobytes()
+    assert not converted.getexif()
+
+
+def test_plainly_grey_keeps_nothing_of_its_alpha_and_deep_grey_is_cut_off():
+    assert row(plain_rgb(Image.new("LA", (1, 1), (9, 0)))) == [(9, 9, 9)]
+    assert row(plain_rgb(Image.fromarray(np.array([[300, 65535]], np.uint16)))) == [WHITE, WHITE]
+
+
+def test_plainly_colour_with_alpha_and_a_transparent_colour_are_on_white():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels, "RGBA")
+    page = Image.new("RGB", image.size, WHITE)
+    page.paste(image, mask=image.getchannel("A"))
+    assert plain_rgb(image).tobytes() == page.tobytes()
+    palette = stored(palette_image(), "PNG", transparency=1)
+    assert row(plain_rgb(palette)) == [(255, 0, 0), WHITE, (0, 0, 255)]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from data.output.events import ImageDone, ImageStarted
+from data.output.events import Finished, ImageDone, ImageStarted, TextDelta
 from data.output.segments import FinishReason
 from data.protocols import PROTOCOLS, Protocol, Written
 from tests.builders import BOS, START, picture, toy_bagel, toy_inferencer
@@ -91,9 +91,9 @@ def test_a_run_ends_at_the_image_that_is_one_too_many() -> None:
     assert output.finish_reason == "max_images"
 
 
-def test_images_may_be_forbidden() -> None:
-    output = generate(ScriptedInferencer(asks("One")), "Go.", max_images=0)
-    assert (output, output.finish_reason) == (["One"], "max_images")
+def test_where_images_are_forbidden_the_text_goes_on() -> None:
+    output = generate(ScriptedInferencer(asks("One"), says("Two")), "Go.", max_images=0)
+    assert (output, output.finish_reason) == (["One\nTwo"], "stop")
 
 
 def test_a_request_of_the_caller_is_an_image_that_counts() -> None:
@@ -184,19 +184,32 @@ def test_an_image_starts_only_where_it_can_be_read_afterwards() -> None:
     assert run_within(PROMPT + text + 2 + 4, *script)[1:] == (["d", "*", "e"], "stop")
 
 
+def test_a_prompt_that_leaves_no_room_to_write_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run_within(PROMPT + 2)
+    assert caplog.messages == [
+        f"the prompt leaves 2 of the model's {PROMPT + 2} positions, too few for a text"
+    ]
+
+
 def test_a_requested_image_starts_only_where_it_fits() -> None:
     prompt = "abc<|vision_start|>"
     assert run_within(PROMPT + 1, prompt=prompt)[1:] == ([], "context_full")
     assert run_within(PROMPT + 2, prompt=prompt)[1:] == (["*"], "context_full")
 
 
-def test_a_prompt_is_read_as_far_as_it_fits() -> None:
+@pytest.mark.parametrize("prompt", ["abcd", ["abc", picture()], ["<|vision_start|>", "abc", "a"]])
+def test_a_prompt_beyond_the_models_positions_is_refused_before_it_is_read(prompt: object) -> None:
+    """It ended as a run without a word and without an error."""
     parts = toy_inferencer(toy_bagel(max_position_embeddings=PROMPT))
     inferencer = ScriptedInferencer(parts=parts)
-    with counted(parts.model) as counts:
-        output = generate(inferencer, ["abc", picture(), "abc"])
-    assert output.finish_reason == "context_full"
-    assert counts["tokens"] == PROMPT
+    with (
+        counted(parts.model) as counts,
+        pytest.raises(ValueError, match=f"at most {PROMPT} positions.*got .*; shorten its texts"),
+    ):
+        inferencer.stream(prompt, **SHORT)
+    assert not counts
 
 
 def test_a_plan_ends_where_the_models_positions_do() -> None:
@@ -265,6 +278,34 @@ def test_where_no_image_could_be_expected_none_is_missed(
     protocol: Protocol, options: dict[str, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert warnings_of(caplog, says("One"), protocol=protocol, **options) == ("stop", [])
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        [picture(), "What is in the picture?"],
+        ["What is this? Say it in one word.", picture()],
+        [picture(), "Describe it."],
+        picture(),
+        [{"role": "user", "content": [{"type": "image", "image": picture()}]}],
+        "What is the capital of France?",
+        'What do they mean by "no image"?\n',
+        "\u4ec0\u4e48\u662f\u732b\uff1f",
+        ["Tell me.", "And why?"],
+    ],
+    ids=range(9),
+)
+def test_a_plain_answer_is_all_that_a_question_asks_for(
+    prompt: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "auto_interleaved"):
+        output = generate(ScriptedInferencer(says("One")), prompt)
+    assert (output, output.finish_reason, caplog.messages) == (["One"], "stop", [])
+
+
+@pytest.mark.parametrize("prompt", ["What? Tell me with pictures.", ["Why?", "Tell me."]])
+def test_what_is_said_after_a_question_may_ask_for_pictures(prompt: object) -> None:
+    assert generate(ScriptedInferencer(says("One")), prompt).finish_reason == "no_image"
 
 
 def test_an_image_that_came_is_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -369,6 +410,34 @@ def test_ctrl_c_goes_on_whatever_is_to_happen_on_errors() -> None:
                 callback_on_step_end=interrupt,
                 on_error=on_error,
             )
+
+
+def test_the_last_output_is_not_an_earlier_runs_once_another_is_asked_for() -> None:
+    """A handler saved the story before, where a stream was closed before its first event."""
+    inferencer = ScriptedInferencer(says("One"), says("Two"))
+    generate(inferencer, "Go.", max_images=0)
+    stream = inferencer.stream("Go.", **SHORT)
+    assert inferencer.last_output is None
+    stream.close()  # type: ignore[attr-defined]
+    assert inferencer.last_output is None
+
+
+def test_the_last_output_follows_a_run_that_is_held_and_not_closed() -> None:
+    """After Ctrl-C in the consumer of a stream that a variable holds, nothing ends the run."""
+    inferencer = ScriptedInferencer(asks("One"), asks("Two"), says("x"))
+    stream = inferencer.stream("Go.", seed=3, think=False, **SHORT)
+    seen: list[str] = []
+    for event in stream:
+        output = inferencer.last_output
+        assert output is not None
+        assert output.finish_reason == "interrupted" or isinstance(event, Finished)
+        seen += [event.text] if isinstance(event, TextDelta) else []
+        assert output.text == "".join(seen)
+        assert len(output.segments) >= 2  # the prompt, and what is being made
+    output = inferencer.last_output
+    assert output is not None
+    assert (layout(output), output.finish_reason) == (["One", "*", "Two", "*", "x"], "stop")
+    assert len(output.segments) == 6
 
 
 def test_what_a_run_made_is_the_last_output() -> None:

@@ -352,7 +352,7 @@ def test_the_usual_id_means_nothing_where_another_is_given() -> None:
 def taught(*ids: int) -> AutoInterleavedInferencer:
     """Return an inferencer whose model writes these ids after "Go." by itself."""
     parts = toy_inferencer(toy_bagel())
-    teach(parts.model, parts.update_context_text("Go.", parts.init_gen_context()), list(ids))
+    teach(parts.model, parts.update_context_text("Go.", parts.new_context()), list(ids))
     inferencer = AutoInterleavedInferencer(*arguments_of(parts))
     inferencer.set_progress_bar_config(disable=True)
     return inferencer

@@ -1,13 +1,17 @@
 """The examples do what they say, on a toy checkpoint."""
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageChops
 
 from data.output import InterleavedOutput
+from inferencer import InterleaveInferencer
 from tests.command_lines import drawing_checkpoint
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -21,12 +25,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def example(name: str) -> Callable[[list[str]], int]:
     """Return an example's `main`."""
+    return module_of(name).main
+
+
+def module_of(name: str) -> ModuleType:
+    """Import an example."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look for their module
     spec.loader.exec_module(module)
-    return module.main
+    return module
 
 
 def run(name: str, model: str, output: Path) -> InterleavedOutput:
@@ -102,3 +112,62 @@ def test_an_example_is_short_and_has_two_arguments(
         example(name)(["--help"])
     usage = capsys.readouterr().out.partition("\n\n")[0]
     assert usage.endswith("[-h] [--model MODEL] [--output OUTPUT]")
+
+
+# The published calls, as other people's scripts make them.
+
+
+def test_an_evaluation_draws_a_batch_and_asks_about_each_picture(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert example("published_batch")(["--model", model, "--output", str(tmp_path)]) == 0
+    assert [Image.open(tmp_path / f"{n}.png").size for n in range(3)] == [(48, 32)] * 3
+    assert len(capsys.readouterr().out.splitlines()) >= 3
+
+
+def test_pictures_of_a_batch_are_those_of_each_prompt_alone(
+    golden_inferencer: InterleaveInferencer,
+) -> None:
+    draw = module_of("published_batch").draw_batch
+    prompts = ("a red circle on the grass", "a star")
+
+    def drawn(*texts: str) -> list[Image.Image]:
+        torch.manual_seed(7)
+        return draw(golden_inferencer, texts, (32, 48), num_timesteps=4)
+
+    together, alone = drawn(*prompts), drawn(prompts[0])
+    assert ImageChops.difference(together[0], alone[0]).getextrema() <= ((0, 1),) * 3
+    torch.manual_seed(7)
+    context = golden_inferencer.init_gen_context()
+    golden_inferencer.update_context_text(prompts[0], context)
+    image = golden_inferencer.gen_image(
+        (32, 48),
+        context,
+        cfg_text_precontext=golden_inferencer.init_gen_context(),
+        cfg_img_scale=1.0,
+        num_timesteps=4,
+    )
+    assert ImageChops.difference(image, alone[0]).getextrema() <= ((0, 1),) * 3
+
+
+def test_a_loop_of_ones_own_tells_a_story(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert example("own_loop")(["--model", model, "--output", str(tmp_path)]) == 0
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["1.png", "3.png"]
+    assert "tokens in the context, the next at position" in capsys.readouterr().out
+
+
+def test_a_wrapper_answers_in_batches_as_one_by_one(
+    golden_inferencer: InterleaveInferencer, model: str, tmp_path: Path
+) -> None:
+    wrapper = module_of("evaluation_wrapper")
+    image = Image.new("RGB", (64, 48), "crimson")
+    requests = [wrapper.Request(image, question, 9) for question in ("What?", "Which one is it?")]
+    alone, together = (
+        wrapper.BagelForSuites(golden_inferencer, size).generate_until(requests) for size in (1, 2)
+    )
+    assert alone == together
+    answers = tmp_path / "answers.txt"
+    assert example("evaluation_wrapper")(["--model", model, "--output", str(answers)]) == 0
+    assert answers.read_text(encoding="utf-8").startswith("Which colour?")

@@ -257,6 +257,34 @@ def test_a_failure_within_a_plan_keeps_the_plan() -> None:
     assert output.thoughts[0].startswith("I shall\N{REPLACEMENT CHARACTER}")
 
 
+@pytest.mark.parametrize("call", range(1, 14))
+def test_a_failure_of_the_tokenizer_keeps_the_text_whole(call: int) -> None:
+    """Of "The picture is done" there was "The picture isdone" if a second decoding failed."""
+
+    class Failing:
+        def __init__(self, tokenizer: Any) -> None:
+            self._tokenizer = tokenizer
+            self._calls = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._tokenizer, name)
+
+        def decode(self, ids: Any) -> str:
+            self._calls += 1
+            if self._calls == call:
+                raise OSError("in the tokenizer")
+            return self._tokenizer.decode(ids)
+
+    text = "The picture is done"
+    inferencer = ScriptedInferencer(says(text))
+    inferencer.tokenizer = Failing(inferencer.tokenizer)
+    output = inferencer.auto_interleaved_generation("Go.", **SHORT)
+    assert isinstance(output.error, OSError)
+    written = output.segments[-1]
+    assert written.text == inferencer.tokenizer.decode(list(written.token_ids))
+    assert text.startswith(written.text)
+
+
 def test_an_error_of_the_consumer_ends_the_work() -> None:
     inferencer = ScriptedInferencer(*SCRIPT)
 

@@ -106,9 +106,8 @@ def test_a_directory_without_data_is_refused(tmp_path: Path) -> None:
 
 def test_a_message_that_cannot_be_read_names_its_line(tmp_path: Path) -> None:
     write(tmp_path, {"role": "robot", "content": "x"}, ANSWER)
-    [conversation] = read_conversations(tmp_path)
     with pytest.raises(ValueError, match=r"a\.jsonl, line 1: .*role"):
-        conversation.outline()
+        read_conversations(tmp_path)
 
 
 def test_the_output_must_not_be_the_checkpoint_itself(tmp_path: Path) -> None:
@@ -138,7 +137,8 @@ def finish_reason(directory: Path) -> str:
         "Draw.", num_timesteps=3, max_text_length=20, seed=0, image_shape=(32, 32)
     )
     assert output.finish_reason in ("stop", "length", "no_image"), output.error
-    return f"{output.finish_reason} after {output.text!r} and {len(output.images)} images"
+    texts = [item for item in output if isinstance(item, str)]
+    return f"{output.finish_reason} after {texts} and {len(output.images)} images"
 
 
 @pytest.mark.slow
@@ -151,11 +151,13 @@ def test_a_checkpoint_that_never_asked_for_a_picture_learns_to(tmp_path: Path) -
     settings = ["--device=cpu", "--learning-rate=3e-3", "--trainable=text"]
     assert main([*command, *settings, "--steps=60"]) == 0
     assert main([*command, *settings, "--steps=120"]) == 0  # goes on where it was
-    assert finish_reason(output) == "stop after 'Red:Done.' and 1 images"
+    assert finish_reason(output) == "stop after ['Red:', 'Done.'] and 1 images"
     before, after = (
         load_file(CHECKPOINT / "ema.safetensors"),
         load_file(output / "model.safetensors"),
     )
-    moved = {name for name in after if not torch.equal(before[name].float(), after[name])}
+    # Fixed tables are saved with the weights or left out, as in the checkpoints that there are.
+    shared = before.keys() & after.keys()
+    moved = {name for name in shared if not torch.equal(before[name].float(), after[name])}
     assert moved
     assert not any("moe_gen" in name or "vae2llm" in name for name in moved)

@@ -311,7 +311,7 @@ def test_state_dies_with_the_object() -> None:
         ("cfg_interval", (0.5, 0.4), r"0 <= low <= high <= 1, got \(0.5, 0.4\)"),
         ("cfg_interval", (-0.1, 1.0), r"0 <= low <= high <= 1, got \(-0.1, 1.0\)"),
         ("cfg_interval", (0.0, 1.1), r"0 <= low <= high <= 1, got \(0.0, 1.1\)"),
-        ("cfg_interval", (math.nan, 1.0), "0 <= low <= high <= 1, got"),
+        ("cfg_interval", (math.nan, 1.0), "low of cfg_interval must be a finite number, got nan"),
         ("cfg_renorm_min", 1.1, r"cfg_renorm_min must lie in \[0, 1\], got 1.1"),
         ("cfg_renorm_min", -0.1, r"cfg_renorm_min must lie in \[0, 1\], got -0.1"),
         ("cfg_renorm_type", "none", "one of global, channel, text_channel; got 'none'"),

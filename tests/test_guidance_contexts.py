@@ -112,7 +112,7 @@ class ByHand:
             **{f"W{n}": ids for n, ids in enumerate(written_ids(output), start=1)},
             **{f"D{n}": (d.latent, GRID, image) for n, (d, image) in enumerate(images, start=1)},
         }
-        self._contexts = {"": verbs.init_gen_context()}
+        self._contexts = {"": verbs.new_context()}
 
     def context(self, spelling: str) -> Context:
         if spelling not in self._contexts:

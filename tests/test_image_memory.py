@@ -190,7 +190,7 @@ def forgotten(monkeypatch: pytest.MonkeyPatch, length: int, slots: range) -> Non
 def read_story() -> tuple[Context, range]:
     """Read a text, an image, a text; return the context and where the image lies."""
     verbs = toy_parts()
-    context = read_ids(verbs.model, verbs.init_gen_context(), frame(encoded("Once upon a time")))
+    context = read_ids(verbs.model, verbs.new_context(), frame(encoded("Once upon a time")))
     start = context.length
     context = verbs.update_context_image(picture(32, 16), context)
     slots = range(start, context.length)
@@ -220,7 +220,7 @@ def test_what_is_drawn_after_forgetting_never_looks_at_what_is_forgotten(
     verbs = toy_parts()
     everything, slots = read_story()
     [shorter] = without([everything], [[slots]])
-    images = read_ids(verbs.model, verbs.init_gen_context(), frame(encoded("a")))
+    images = read_ids(verbs.model, verbs.new_context(), frame(encoded("a")))
     words = frame(encoded("a fox"))
 
     def drawn(before: Context) -> Tensor:

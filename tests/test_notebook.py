@@ -23,4 +23,6 @@ def test_the_notebook_runs_and_leaves_a_page(
     assert not [out for out in outputs if out.output_type == "error"]
     shown = [out for out in outputs if "image/png" in out.get("data", {})]
     assert len(shown) > 6
+    written = [out.text for out in outputs if out.output_type == "stream"]
+    assert not [text for text in written if "TqdmWarning" in text or "\r" in text]
     assert "<img" in (tmp_path / "story.html").read_text()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList, TopKLogitsWarper
 
+from auto_interleaved import spellings
 from auto_interleaved.options import ALIASES, GenerationOptions, check_against, make_options
 from data.protocols import PROTOCOLS, EveryText, Protocol
 from modeling.flow import ImageOptions
@@ -95,6 +96,15 @@ class CudaGenerator(torch.Generator):
     """A generator that says where it would be on a machine with such a device."""
 
     device = torch.device("cuda")
+
+
+async def coroutine(*arguments):
+    """Answer when it is awaited, which nobody does."""
+
+
+def generating(*arguments):
+    """Answer when it is asked for the next value, which nobody does."""
+    yield
 
 
 def test_the_defaults_are_the_promised_ones():
@@ -197,8 +207,10 @@ def test_what_has_no_default_may_be_none(name):
         ("top_p", 1.01, "above 0 and at most 1, got 1.01"),
         ("repetition_penalty", 0, "above 0, got 0; 1 is no penalty"),
         ("preview_every", -1, "at least 0, got -1; 0 is no preview"),
-        ("seed", -1, r"from 0 to 9223372036854775807, got -1; .* 2\*\*63 - 1"),
-        ("seed", 2**63, "from 0 to 9223372036854775807, got 9223372036854775808"),
+        ("seed", -2, r"from 0 to 2\*\*64 - 1, got -2; -1 is any seed"),
+        ("seed", 2**64, r"from 0 to 2\*\*64 - 1, got 18446744073709551616"),
+        ("seed", "state:", "the whole of what output.seed gave, got 'state:'"),
+        ("seed", "state:AAAA", "the whole of what output.seed gave, got 'state:AAAA'"),
         ("cfg_text_scale", -1, "at least 0, got -1"),
         ("cfg_img_scale", -0.5, "at least 0, got -0.5"),
         ("cfg_interval", (0.9, 0.1), r"0 <= low <= high <= 1, got \(0.9, 0.1\)"),
@@ -226,7 +238,10 @@ def test_a_value_out_of_range_is_refused_with_what_is_allowed(name, value, words
         ("max_images", 0),
         ("top_p", 1),
         ("seed", 0),
-        ("seed", 2**63 - 1),
+        ("seed", 2**64 - 1),
+        ("seed", np.uint64(2**64 - 1)),
+        ("seed", np.int8(7)),
+        ("image_shape", "input"),
         ("num_timesteps", 2),
         ("cfg_interval", (0, 0)),
         ("image_feedback", "pixels"),
@@ -237,6 +252,14 @@ def test_a_value_out_of_range_is_refused_with_what_is_allowed(name, value, words
 )
 def test_the_bounds_themselves_are_allowed(name, value):
     assert getattr(GenerationOptions(**{name: value}), name) == value
+
+
+def test_any_seed_is_one_that_is_drawn_and_known():
+    torch.manual_seed(0)
+    seeds = [make_options({"seed": value}).seed for value in (-1, np.int64(-1), -1)]
+    assert len(set(seeds)) == 3
+    assert all(isinstance(seed, int) and 0 <= seed < 2**32 for seed in seeds)
+    assert torch.initial_seed() == 0
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0])
@@ -334,6 +357,30 @@ def test_an_unknown_protocol_is_refused_with_the_nearest_one():
 def test_a_function_must_be_callable(name, value):
     with pytest.raises(TypeError, match=f"^{name} must be callable, got .*; (wrap|it takes)"):
         GenerationOptions(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["logits_processor", "callback_on_step_end"])
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda: None, "cannot be called with"),
+        (lambda a, b, c, d, e: None, "cannot be called with"),
+        (lambda *all_of_them, needed: None, "cannot be called with"),
+        (TopKLogitsWarper, "it is a class"),
+        (coroutine, "it is a coroutine"),
+        (generating, "it is a generator"),
+    ],
+)
+def test_a_function_that_could_not_answer_is_refused(name, function, words):
+    """It ended a run at the first step, or the first token, at which it was called."""
+    with pytest.raises(TypeError, match=f"^{name} must be callable with . arguments, .*{words}"):
+        GenerationOptions(**{name: function})
+
+
+def test_a_member_of_a_list_of_processors_that_could_not_answer_is_named():
+    processors = LogitsProcessorList([TopKLogitsWarper(2), 7])
+    with pytest.raises(TypeError, match=r"^logits_processor\[1\] must be callable with 2 .*got 7"):
+        GenerationOptions(logits_processor=processors)
 
 
 def test_functions_and_processor_lists_are_kept_as_they_are():
@@ -436,12 +483,54 @@ def test_height_and_width_exclude_the_image_shape(name):
         ("num_steps", "num_timesteps"),
         ("guidance_scale", "cfg_text_scale"),
         ("hieght", "height"),
+        ("stop", "stop_strings"),
+        ("stop_sequences", "stop_strings"),
+        ("stop_sequnces", "stop_strings"),
+        ("eos_token_id", "stop_strings"),
+        ("max_tokens", "max_text_length"),
+        ("max_length", "max_text_length"),
+        ("maxTokens", "max_text_length"),
+        ("max-text-length", "max_text_length"),
+        ("frequency_penalty", "repetition_penalty"),
+        ("steps", "num_timesteps"),
+        ("image_guidance_scale", "cfg_img_scale"),
+        ("shift", "timestep_shift"),
+        ("size", "image_shape"),
+        ("num_images", "max_images"),
+        ("max_rounds", "max_interleaved_blocks"),
+        ("callback", "callback_on_step_end"),
+        ("enable_thinking", "think"),
+        ("rng", "generator"),
     ],
 )
 def test_an_unknown_keyword_is_refused_with_the_nearest_known_one(keyword, nearest):
     words = f"^unknown option '{keyword}'; did you mean '{nearest}'"
     with pytest.raises(TypeError, match=words):
         make_options({"seed": 1, keyword: 1})
+
+
+@pytest.mark.parametrize(
+    ("keyword", "words"),
+    [
+        ("system_prompt", "as a message of the role system"),
+        ("messages", "belongs into the prompt"),
+        ("images", "belongs into the prompt"),
+        ("n", "call again with another seed"),
+        ("device", "argument of from_pretrained"),
+        ("verbose", "set_progress_bar_config"),
+        ("negative_prompt", "cfg_text_scale"),
+        ("vae_tile", "inferencer.vae_tile = 64"),
+    ],
+)
+def test_what_is_no_option_anywhere_is_explained(keyword, words):
+    with pytest.raises(TypeError, match=f"^unknown option '{keyword}'; .*{words}") as raised:
+        make_options({keyword: 1})
+    assert "did you mean" not in str(raised.value)
+
+
+def test_what_a_name_is_said_to_mean_is_an_option():
+    assert {*spellings._MEANT.values()} <= {*PROMISED}
+    assert not {*spellings._MEANT, *spellings._ELSEWHERE} & {*PROMISED, *ALIASES}
 
 
 def test_an_unknown_keyword_near_to_nothing_is_refused_with_all_of_them():

@@ -112,7 +112,7 @@ segment_lists = st.lists(
 def test_the_list_holds_all_generated_text_and_images_in_order_and_no_two_texts_touch(segments):
     output = InterleavedOutput.from_segments(segments, finish_reason="stop")
     generated = [segment for segment in segments if segment.role == "generated"]
-    assert output.text == "".join(segment.text or "" for segment in generated)
+    assert output.text.replace("\n", "") == "".join(segment.text or "" for segment in generated)
     assert output.images == [segment.image for segment in generated if segment.image]
     assert "" not in output
     kinds = [type(item) for item in output]
@@ -123,7 +123,7 @@ def test_text_and_images_follow_changes_to_the_list():
     output = story()
     output.insert(0, "First. ")
     output.pop()
-    assert output.text == "First. Once upon a time.And then the end."
+    assert output.text == "First. Once upon a time.\nAnd then the end."
     assert output.images == [picture(10)]
 
 

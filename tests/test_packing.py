@@ -60,7 +60,7 @@ def test_the_velocity_in_training_is_that_of_the_context_at_inference(
     noise = torch.randn(18, 16, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
         losses = model(pack([parts], SPECIAL), noise)
-    before = read_text(golden_inferencer, FIRST, golden_inferencer.init_gen_context())
+    before = read_text(golden_inferencer, FIRST, golden_inferencer.new_context())
     before = golden_inferencer.read_latent(latent, GRID, before)
     before, _ = model.read(before, model.vit_block(pixels, MARKERS))
     after = read_text(golden_inferencer, SECOND, before)
@@ -82,7 +82,7 @@ def test_the_text_loss_is_that_of_the_cached_logits_and_ends_in_what_follows(
     ]
     with torch.no_grad():
         losses = model(pack([parts], SPECIAL))
-    context = read_text(golden_inferencer, FIRST, golden_inferencer.init_gen_context())
+    context = read_text(golden_inferencer, FIRST, golden_inferencer.new_context())
     ids = [SPECIAL.bos, *SECOND, SPECIAL.eos]
     _, hidden = model.read(context, model.text_block(ids))
     labels = torch.tensor([*ids[1:], SPECIAL.start_of_image])

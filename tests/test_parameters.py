@@ -168,7 +168,7 @@ def test_latents_of_the_last_step_are_what_is_decoded_and_read() -> None:
     expected = toy_parts().decode_image(wanted, SHAPE)
     assert output.images[0].tobytes() == expected.tobytes()
     verbs = toy_parts()
-    context = verbs.update_context_text("Go.", verbs.init_gen_context())
+    context = verbs.update_context_text("Go.", verbs.new_context())
     context = verbs.update_context_text("One", context)
     context = verbs.read_vision(expected, verbs.read_latent(wanted, (2, 2), context))
     torch.testing.assert_close(inferencer.views[1].keys, Seen.of(context).keys, atol=1e-4, rtol=0)

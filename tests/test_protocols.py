@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data.output.events import TextDone
@@ -320,6 +321,24 @@ def test_an_answer_that_is_none_of_the_three_is_an_error(answer: object) -> None
 # What a protocol may be.
 
 
+async def awaited(written: Written) -> str:
+    """Answer when it is awaited, which nobody does."""
+    return "stop"
+
+
+def yielding(written: Written) -> Any:
+    """Answer when it is asked for the next value, which nobody does."""
+    yield "stop"
+
+
+class Asked:
+    """An object that can be called."""
+
+    def __call__(self, written: Written) -> str:
+        """Stop."""
+        return "stop"
+
+
 def test_a_protocol_is_a_value() -> None:
     assert replace(PROTOCOLS["native"]) == PROTOCOLS["native"]
     assert hash(replace(PROTOCOLS["twiff"])) == hash(PROTOCOLS["twiff"])
@@ -342,6 +361,16 @@ def test_a_protocol_is_a_value() -> None:
         ({"trigger": Marker(re.compile(b"a"))}, "a pattern must be a string or a compiled.*got"),
         ({"max_images": "3"}, "max_images must be an integer or None, got '3'"),
         ({"max_images": True}, "max_images must be an integer or None, got True"),
+        ({"more_text": "yes"}, "more_text must be True or False, got 'yes'"),
+        ({"more_text": 1}, "more_text must be True or False, got 1"),
+        ({"reads_latent": None}, "reads_latent must be True or False, got None"),
+        ({"reads_vision": "no"}, "reads_vision must be True or False, got 'no'"),
+        ({"final_marks": 3}, "final_marks must be a tuple of patterns, got 3"),
+        ({"final_marks": None}, "final_marks must be a tuple of patterns, got None"),
+        ({"trigger": lambda: "draw"}, "a trigger takes one argument.*too many positional"),
+        ({"trigger": lambda a, b: "draw"}, "a trigger takes one argument.*argument: 'b'"),
+        ({"trigger": awaited}, "a trigger takes one argument.*it is a coroutine"),
+        ({"trigger": yielding}, "a trigger takes one argument.*it is a generator"),
     ],
 )
 def test_what_is_of_a_wrong_type_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -358,6 +387,12 @@ def test_what_is_of_a_wrong_type_is_refused(changes: dict[str, Any], message: st
         ({"reads_latent": False, "reads_vision": False}, "would never be seen again"),
         ({"max_images": -1}, "max_images must be at least 0, got -1"),
         ({"name": ""}, "name must not be blank, got ''"),
+        ({"name": "a\nb"}, r"name must be printable, .* got 'a\\nb'"),
+        ({"name": "\x1b[31m"}, "name must be printable"),
+        ({"name": "\ud800"}, "name holds half a character at 0"),
+        ({"system_prompt": "a\ud800"}, "system_prompt holds half a character at 1"),
+        ({"final_marks": ("\udfff",)}, "a pattern holds half a character at 0"),
+        ({"text_view": ["full"]}, "text_view must be one of full, vision; got"),
         ({"system_prompt": " "}, "system_prompt must not be blank, got ' '"),
         ({"final_marks": ("",)}, "a pattern must not match the empty text.*got ''"),
         ({"trigger": Marker("")}, "a pattern must not match the empty text.*got ''"),
@@ -367,6 +402,42 @@ def test_what_is_of_a_wrong_type_is_refused(changes: dict[str, Any], message: st
 def test_what_is_out_of_range_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(PROTOCOLS["native"], **changes)
+
+
+def test_a_sampled_trigger_holds_somewhere() -> None:
+    with pytest.raises(ValueError, match="no image would ever start.*set max_images=0"):
+        Sampled(in_text=False, after_text=False)
+    with pytest.raises(TypeError, match="in_text must be True or False, got 'yes'"):
+        Sampled(in_text="yes")  # type: ignore[arg-type]
+
+
+def test_what_is_refused_is_repeated_in_a_line_at_most() -> None:
+    for changes in (
+        {"text_view": "x" * 10**6},
+        {"final_marks": "x" * 10**6},
+        {"name": "\n" * 10**6},
+    ):
+        with pytest.raises((TypeError, ValueError)) as raised:
+            replace(PROTOCOLS["native"], **changes)
+        assert len(str(raised.value)) < 200
+
+
+def test_numbers_and_lists_are_kept_in_plain_types() -> None:
+    protocol = replace(PROTOCOLS["native"], max_images=np.int64(3), final_marks=["a"])
+    assert type(protocol.max_images) is int
+    assert protocol.final_marks == ("a",)
+    assert hash(protocol)
+
+
+@pytest.mark.parametrize("trigger", [print, len, lambda *all_of_it: "stop", Asked()])
+def test_whatever_takes_one_argument_may_be_a_trigger(trigger: Any) -> None:
+    assert replace(PROTOCOLS["native"], trigger=trigger).trigger is trigger
+
+
+@pytest.mark.parametrize("name", ["Zebra_CoT", "ZEBRA-COT", " zebra cot "])
+def test_a_presets_name_in_another_spelling_is_understood_in_the_refusal(name: str) -> None:
+    with pytest.raises(ValueError, match="did you mean 'zebra-cot'"):
+        find_protocol(name)
 
 
 def test_a_preset_is_found_by_its_name_and_a_protocol_as_it_is() -> None:

@@ -94,6 +94,56 @@ def test_it_takes_files_that_store_the_position_tables(
     assert_golden_answers(example.start(example.parse(arguments)), "edit")
 
 
+TABLES = ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed")
+PLACES = {"cpu": "cpu", "cpu and disk": "cpu", "disk": "disk"}
+
+
+def dispatched(
+    example: ModuleType, folder: Path, weights: dict[str, Tensor], places: str
+) -> tuple[Bagel, Tensor]:
+    """Load weights by accelerate; return the model, and what both tables say of one position."""
+    directory = copy_checkpoint(folder / "checkpoint", weights)
+    model, _ = example.build_model(example.parse(typed(folder, directory=directory)))
+    device_map = {name: PLACES[places] for name, _ in model.named_children()}
+    if places != "cpu":
+        device_map |= {"latent_pos_embed": "disk", "vit_pos_embed": "disk", "connector": "cpu"}
+    model = load_checkpoint_and_dispatch(
+        model,
+        str(directory / "ema.safetensors"),
+        device_map={"": "cpu"} if places == "cpu" else device_map,
+        offload_folder=folder,
+        offload_buffers=True,
+        force_hooks=True,
+    )
+    position = torch.tensor([7])
+    for _ in range(2):  # hooks fetch before a call and may take away after it
+        told = torch.stack([model.latent_pos_embed(position), model.vit_pos_embed(position)])
+    return model, told
+
+
+@pytest.mark.parametrize("places", PLACES)
+def test_tables_that_a_file_stores_are_used_by_accelerates_loader(
+    example: ModuleType, tmp_path: Path, places: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They were passed over, with a warning that they were not the model's."""
+    stored = {TABLES[0]: torch.randn(16 * 16, 64), TABLES[1]: torch.randn(8 * 8, 64)}
+    model, told = dispatched(example, tmp_path, {**golden_weights(), **stored}, places)
+    assert torch.equal(told, torch.stack([stored[name][[7]] for name in TABLES]))
+    assert "not used" not in caplog.text
+    assert model.state_dict().keys() == {*golden_weights(), *TABLES}
+
+
+@pytest.mark.parametrize("places", PLACES)
+def test_tables_that_a_file_lacks_are_computed_under_accelerates_loader(
+    example: ModuleType, tmp_path: Path, places: str
+) -> None:
+    model, told = dispatched(example, tmp_path, golden_weights(), places)
+    golden = golden_tensors("position_embeddings")
+    expected = torch.stack([golden[name][[7]] for name in TABLES])
+    torch.testing.assert_close(told, expected, atol=2e-6, rtol=0)
+    assert model.state_dict().keys() == {*golden_weights(), *TABLES}
+
+
 @pytest.mark.parametrize("mode", ["text-to-image", "think", "edit", "understand"])
 def test_the_script_runs_every_mode(
     example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str
@@ -140,8 +190,10 @@ def test_a_quantised_model_answers_much_as_it_did(
 
     Random weights do not forgive: four bits leave each layer with an error of about a tenth.
     """
-    pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     plain = randomise(wide_model())
+    for table in plain.buffers():
+        table.normal_()  # stored tables are used, not computed again
     torch.save(plain.state_dict(), tmp_path / "weights.bin")
     with init_empty_weights():
         empty = wide_model()
@@ -155,6 +207,8 @@ def test_a_quantised_model_answers_much_as_it_did(
     for linear in (head, layer.mlp.up_proj, layer.self_attn.q_proj_moe_gen, quantised.vae2llm):
         assert not linear.weight.is_floating_point()
     assert quantised.dtype == quantisation["torch_dtype"]
+    for name, table in plain.named_buffers():
+        assert torch.equal(quantised.get_buffer(name), table.to(quantised.get_buffer(name).dtype))
     for ours, theirs in zip(numbers(quantised), numbers(plain), strict=True):
         assert functional.cosine_similarity(ours.float(), theirs, dim=-1).mean() > similar
 

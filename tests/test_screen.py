@@ -67,6 +67,17 @@ def test_text_notes_and_bars_do_not_run_into_each_other() -> None:
     ]
 
 
+def test_a_line_that_a_note_ended_is_not_ended_once_more() -> None:
+    out = Stream([])
+    screen = Screen(out, Stream([]))
+    for text in ("One", "\nTwo"):
+        screen.show(TextDelta(block=0, text=text))
+        screen.note("a picture")
+    for text in ("\n", "Three", "\nFour"):
+        screen.show(TextDelta(block=0, text=text))
+    assert out.getvalue() == "One\nTwo\nThree\nFour"
+
+
 def test_what_a_model_writes_does_not_command_the_terminal() -> None:
     terminal, file = Stream([]), io.StringIO()
     text = "\x1b[2J red\x07\x9b\n\tindented"

@@ -1,12 +1,15 @@
 """Randomness: what a seed fixes, and that without one the published draws come out."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from auto_interleaved.seeds import Randomness, derive_seed
+from auto_interleaved.seeds import Randomness, RandomState, derive_seed
+from data.output import InterleavedOutput
 from inferencer import InterleaveInferencer
 from tests.builders import picture
 from tests.scripted import (
@@ -71,7 +74,7 @@ def test_another_seed_gives_other_texts_and_pictures() -> None:
     assert all(a != b for a, b in zip(pixels(first), pixels(second), strict=True))
 
 
-@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+@pytest.mark.parametrize("seed", [0, 2**63, 2**64 - 1])
 def test_a_seed_may_be_as_small_and_as_large_as_is_promised(seed: int) -> None:
     assert generate(ScriptedInferencer(says("One")), "Go.<|vision_start|>", seed=seed).images
 
@@ -124,6 +127,27 @@ def test_the_seed_of_an_image_is_recorded_and_draws_it_again() -> None:
     assert pixels(again) == pixels(output)[:1]
 
 
+def test_the_seed_of_any_image_given_to_a_run_begins_its_first_image_with_the_same_noise() -> None:
+    script = (asks("One"), asks("Two"), asks("Three"), says("x"))
+    output = generate(ScriptedInferencer(*script), "Go.", seed=4)
+    assert output.seeds[0] == 4
+    for noise, seed in zip(noise_of(*script), output.seeds, strict=True):
+        assert torch.equal(noise, noise_of(asks("One"), says("x"), seed=seed)[0])
+
+
+def test_the_seed_of_a_single_picture_repeats_it() -> None:
+    prompt = "A house.<|vision_start|>"
+    first = generate(ScriptedInferencer(says("x")), prompt, seed=-1)
+    again = generate(ScriptedInferencer(says("x")), prompt, seed=first.seeds[0])
+    assert pixels(again) == pixels(first)
+
+
+def test_a_single_picture_is_what_the_published_code_draws_after_the_same_manual_seed() -> None:
+    torch.manual_seed(2**64 - 1)
+    noise = torch.randn(4, 16)
+    assert torch.equal(noise_of(asks("One"), says("x"), seed=2**64 - 1)[0], noise)
+
+
 def test_a_requested_image_and_one_the_model_asked_for_are_counted_alike() -> None:
     requested = Noting(says("x"))
     generate(requested, "Go.<|vision_start|>", seed=4)
@@ -149,6 +173,59 @@ def test_without_a_seed_none_is_recorded() -> None:
     output = generate(ScriptedInferencer(asks("One"), says("x")), "Go.")
     assert Randomness().image_seed(0) is None
     assert output.segments[-2].seed is None
+
+
+# What repeats a run.
+
+
+SOURCES: dict[str, Any] = {
+    "a seed": lambda: {"seed": 2**64 - 1},
+    "any seed": lambda: {"seed": -1},
+    "a generator": lambda: {"generator": torch.Generator().manual_seed(3)},
+    "the global generator": dict,
+}
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=list(SOURCES))
+def test_the_seed_of_an_output_repeats_its_run(source: Any) -> None:
+    torch.manual_seed(3)
+    torch.randn(5)  # somewhere in the middle of a process
+    first = generate(toy_writer(), "Go.", **BABBLE, **source())
+    torch.randn(5)
+    before = torch.get_rng_state()
+    seed = json.loads(json.dumps(first.seed))
+    again = generate(toy_writer(), "Go.", **BABBLE, seed=seed)
+    assert layout(again) == layout(first)
+    assert pixels(again) == pixels(first)
+    assert again.seed == first.seed == seed
+    assert torch.equal(torch.get_rng_state(), before) or not isinstance(seed, str)
+
+
+def test_what_repeats_a_run_is_saved_with_it(tmp_path: Path) -> None:
+    output = generate(ScriptedInferencer(asks("One"), says("x")), "Go.")
+    for name in ("story.json", "story.html", "story.md", "story"):
+        assert InterleavedOutput.load(output.save(tmp_path / name)).seed == output.seed
+    shown = (tmp_path / "story.md").read_text()
+    assert str(output.seed)[:100] in shown
+    assert str(output.seed) not in shown
+
+
+def test_an_interrupted_run_knows_what_repeats_it() -> None:
+    inferencer = ScriptedInferencer(asks("One"))
+    stream = inferencer.stream("Go.", **SHORT)
+    next(stream)
+    assert inferencer.last_output is not None
+    assert str(inferencer.last_output.seed).startswith("state:")
+
+
+def test_what_is_no_run_has_no_seed() -> None:
+    assert InterleavedOutput(["a"]).seed is None
+
+
+def test_a_state_whose_texts_another_device_drew_is_refused() -> None:
+    state = RandomState(torch.get_rng_state(), torch.zeros(16, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="seed is the state of a run .*CUDA.*is on cpu"):
+        toy_writer().stream("Go.", seed=str(state))
 
 
 # Generators.

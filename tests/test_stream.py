@@ -1,10 +1,17 @@
 """The stream is the engine: its events in order, and everything else a fold of them."""
 
+from __future__ import annotations
+
+import io
 import itertools
+import sys
+import types
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from data.output.events import (
     Event,
@@ -20,6 +27,7 @@ from data.output.events import (
 from data.protocols import PROTOCOLS
 from tests.builders import BOS, EOS, picture
 from tests.scripted import (
+    SHAPE,
     SHORT,
     Said,
     ScriptedInferencer,
@@ -94,13 +102,43 @@ def test_images_are_the_very_same_objects_in_events_and_output() -> None:
 
 
 def test_a_finished_text_is_the_sum_of_its_deltas() -> None:
+    """But for the line break that sets it off from the text before an image."""
     script = (says("One", then=BOS), asks("Two"), says("Three"))
     events, output = events_of(ScriptedInferencer(*script), "Go.")
     for done in (event for event in events if isinstance(event, TextDone)):
         deltas = [e for e in events if isinstance(e, TextDelta) and e.block == done.block]
-        assert "".join(delta.text for delta in deltas) == done.text
+        behind_image = "\n" if done.text == "Three" else ""
+        assert "".join(delta.text for delta in deltas) == behind_image + done.text
         assert sum((delta.token_ids for delta in deltas), ()) == done.token_ids
         assert done.segment in output.segments
+
+
+def test_texts_with_an_image_between_them_do_not_touch() -> None:
+    """They read "...snowy field.Now a blue square...", streamed and in the output's text."""
+    script = (asks("One"), asks("Two "), asks("Three"), asks(""), asks("\nFour"), says("Five"))
+    events, output = events_of(ScriptedInferencer(*script), "Go.")
+    assert layout(output) == ["One", "*", "Two ", "*", "Three", "*", "*", "\nFour", "*", "Five"]
+    assert output.text == "One\nTwo Three\nFour\nFive"
+    assert "".join(texts_of(events)) == output.text
+
+
+def test_the_first_text_is_set_off_from_nothing() -> None:
+    _, output = events_of(ScriptedInferencer(says("One")), "<|vision_start|>Go.<|vision_start|>")
+    assert (layout(output), output.text) == (["*", "*", "One"], "One")
+
+
+def test_the_loop_of_the_readme_prints_what_the_output_says(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (block,) = (part for part in readme.split("```python\n") if "inferencer.stream(" in part)
+    inferencer = ScriptedInferencer(asks("One"), asks("Two"), says("Three"))
+    inferencer.image_shape = SHAPE
+    exec(block.partition("```")[0], {"inferencer": inferencer})  # noqa: S102
+    assert inferencer.last_output is not None
+    assert capsys.readouterr().out == inferencer.last_output.text == "One\nTwo\nThree"
+    assert (tmp_path / "preview.png").is_file()
 
 
 def test_ids_of_text_that_is_held_back_come_with_the_text() -> None:
@@ -288,3 +326,72 @@ def test_without_an_image_there_is_no_bar(capsys: pytest.CaptureFixture[str]) ->
     inferencer.set_progress_bar_config()
     generate(inferencer, "Go.", max_images=0)
     assert capsys.readouterr().err == ""
+
+
+class Lost(io.StringIO):
+    """A stream that nobody reads any more, in one of the ways that happens."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def write(self, text: str) -> int:
+        raise self._error
+
+    def flush(self) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [None, Lost(BrokenPipeError()), Lost(OSError(28, "full")), Lost(RuntimeError()), object()],
+    ids=["none", "broken pipe", "full disk", "anything", "no stream"],
+)
+def test_a_broken_standard_error_costs_no_picture(
+    monkeypatch: pytest.MonkeyPatch, stream: Any
+) -> None:
+    """A bar's exception ended a run whose program had no standard error, or a closed one."""
+    monkeypatch.setattr(sys, "stderr", stream)
+    inferencer = ScriptedInferencer(*SCRIPT)
+    inferencer.set_progress_bar_config()
+    assert len(generate(inferencer, "Go.").images) == 2
+
+
+def test_a_bar_that_fails_half_way_costs_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    for verb in ("__init__", "update", "close", "refresh", "display"):
+        with monkeypatch.context() as patch:
+            patch.setattr(tqdm, verb, lambda *arguments, **named: 1 / 0)
+            inferencer = ScriptedInferencer(*SCRIPT)
+            inferencer.set_progress_bar_config(mininterval=0)
+            assert len(generate(inferencer, "Go.").images) == 2
+
+
+class Kernel:
+    """What a notebook's output is shown by."""
+
+    def __init__(self) -> None:
+        self.outputs: list[list[str]] = []
+
+    def display(self, data: dict[str, str], raw: bool, display_id: bool = False) -> Kernel:
+        self.outputs.append([data["text/plain"]])
+        return self
+
+    def update(self, data: dict[str, str], raw: bool) -> None:
+        self.outputs[-1].append(data["text/plain"])
+
+
+@pytest.mark.parametrize(("delay", "shown"), [(0, 1), (60, 0)])
+def test_a_notebook_gets_one_output_a_run_and_none_for_a_short_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], delay: float, shown: int
+) -> None:
+    kernel = Kernel()
+    package, submodule = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+    shell = types.SimpleNamespace(kernel=kernel)
+    package.get_ipython, submodule.display = lambda: shell, kernel.display  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", package)
+    monkeypatch.setitem(sys.modules, "IPython.display", submodule)
+    assert bars(capsys, delay=delay, mininterval=0) == ""
+    assert len(kernel.outputs) == shown
+    for texts in kernel.outputs:
+        assert any("image 2:  50%" in text for text in texts)
+        assert texts[-1] == ""

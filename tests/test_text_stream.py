@@ -460,3 +460,49 @@ def test_one_pattern_in_place_of_several_is_refused(name, alone):
     """The letters of a string would become stop strings of their own."""
     with pytest.raises(TypeError, match=f"{name} must be a sequence of patterns, got .*END"):
         TextStream("".join, **{name: alone})
+
+
+# A tokenizer that fails
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["once", "from then on"])
+@pytest.mark.parametrize("text", ["The picture is done 🤖.", "🤖🤖 a \N{REPLACEMENT CHARACTER} é"])
+def test_where_decoding_fails_the_text_up_to_there_is_whole(tokenizer, text, once):
+    """What the first of two decodings had settled was lost where the second one failed."""
+    ids = [*tokenizer.encode(text), 340, 340, *tokenizer.encode(text)[:-1]]
+    for failing in range(1, 80):
+        calls, pushed = [], 0
+
+        def decode(window, calls=calls, failing=failing):
+            calls.append(1)
+            if len(calls) == failing or (len(calls) > failing and not once):
+                raise OSError("in the tokenizer")
+            return tokenizer.decode(window)
+
+        stream = TextStream(decode)
+        try:
+            for pushed, number in enumerate(ids):  # noqa: B007
+                stream.push(number)
+        except OSError:
+            assert stream.ids == tuple(ids[:pushed])
+            stream.finish()
+            assert stream.text == tokenizer.decode(ids[:pushed])
+        else:
+            break
+    assert failing > len(ids)  # every call failed once
+
+
+def test_an_id_whose_decoding_failed_may_be_pushed_again():
+    def decode(window):
+        if failures:
+            raise failures.pop()
+        return "".join(window)
+
+    failures = []
+    stream = TextStream(decode)
+    stream.push("The picture is ")
+    failures.append(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        stream.push("done")
+    assert stream.push("done") == "done"
+    assert stream.text == "The picture is done"

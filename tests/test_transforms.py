@@ -169,11 +169,38 @@ def test_an_image_of_any_mode_becomes_three_channels(mode):
     assert ImageTransform(64, 32, 16)(Image.new(mode, (1, 1))).shape == (3, 32, 32)
 
 
-def test_a_photograph_taken_sideways_is_turned_before_it_is_measured():
+def test_a_photograph_taken_sideways_is_read_as_it_is_stored():
+    """As published; the loop turns pictures by `pil_img2rgb` before it comes to a transform."""
     image = noise(96, 64)
     exif = image.getexif()
     exif[0x0112] = 6
-    assert ImageTransform(128, 32, 16)(image).shape == (3, 96, 64)
+    assert ImageTransform(128, 32, 16)(image).shape == (3, 64, 96)
+
+
+def test_a_transform_is_its_three_parts():
+    transform, image = ImageTransform(64, 32, 16, image_mean=(0.1, 0.2, 0.3)), noise(200, 100)
+    pixels = transform.to_tensor_transform(transform.resize_transform(image))
+    assert (pixels.shape, pixels.min() >= 0, pixels.max() <= 1) == ((3, 32, 64), True, True)
+    assert torch.equal(transform.normalize_transform(pixels), transform(image))
+    assert transform.to_tensor_transform(image.convert("L")).shape == (1, 100, 200)
+    with pytest.raises(TypeError, match="8 bits a channel, got mode F"):
+        transform.to_tensor_transform(Image.new("F", (4, 4)))
+    with pytest.raises(TypeError, match="8 bits a channel, got Tensor"):
+        transform.to_tensor_transform(torch.zeros(3, 4, 4))
+
+
+def test_the_resize_has_its_published_names_and_obeys_a_change():
+    resize = ImageTransform(128, 32, 16).resize_transform
+    assert (resize.max_size, resize.min_size, resize.stride) == (128, 32, 16)
+    resize.max_size = 64
+    assert resize(noise(200, 100)).size == (64, 32)
+    resize.min_size = 80
+    with pytest.raises(ValueError, match="min_image_size must be at most max_image_size 64"):
+        resize(noise(200, 100))
+
+
+def test_limits_may_be_numpys_integers():
+    assert ImageTransform(np.int64(64), np.int32(32), np.int64(16))(noise(8, 8)).shape[1] == 32
 
 
 def test_pixels_stay_on_the_cpu_while_a_model_is_built_on_meta():
@@ -202,6 +229,8 @@ def test_the_stride_and_the_limits_can_be_read():
         ({"max_image_size": 15}, "multiple of image_stride 16, got 15; try 16"),
         ({"min_image_size": 2048}, "min_image_size must be at most max_image_size 1024, got 2048"),
         ({"max_pixels": 255}, "max_pixels must allow one patch of 16 x 16 = 256 pixels, got 255"),
+        ({"image_mean": 0.5}, "image_mean must be three numbers.*got 0.5"),
+        ({"image_mean": "abc"}, "image_mean must be three numbers.*got 'abc'"),
         ({"image_mean": (0.5,)}, r"image_mean must be three numbers.*got \(0.5,\)"),
         ({"image_std": (1.0, 1.0, 1.0, 1.0)}, "image_std must be three numbers"),
         ({"image_std": (0.5, 0.0, 0.5)}, "image_std must be positive in every channel"),

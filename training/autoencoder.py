@@ -18,6 +18,9 @@ from torch.nn import functional as F
 from data.picturebook import render, sample_caption
 from data.picturebook.world import random_traits
 from modeling.autoencoder import AutoEncoder, AutoEncoderParams
+from training.plan import NotANumberError
+from training.states import replace_file
+from training.stopping import Interrupted, Stopping
 
 logger = logging.getLogger("auto_interleaved.training")
 
@@ -56,29 +59,46 @@ def train_autoencoder(path: Path, *, steps: int, batch_size: int, device: str) -
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
     pictures = _pictures(seed=first, batch_size=batch_size)
-    for step in range(first, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = _RATE * min(1.0, (step + 1) / 100, max(0.01, 1.6 * (1 - step / steps)))
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
-            loss = _loss(model, next(pictures).to(device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        if (step + 1) % 200 == 0 or step + 1 == steps:
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step + 1,
-                },
-                state_file,
-            )
-            quality = psnr(model, next(_pictures(seed=10**9, batch_size=64)).to(device))
-            logger.info(
-                "autoencoder step %d loss %.5f psnr %.2f dB", step + 1, loss.detach(), quality
-            )
+
+    def save(step: int) -> None:
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        replace_file(state_file, partial(torch.save, state))
+
+    with Stopping() as stopping:
+        for step in range(first, steps):
+            if stopping.signal is not None:
+                save(step)
+                raise Interrupted(
+                    f"stopped by {stopping.signal.name} after step {step} of {steps} of the "
+                    "autoencoder; the same command goes on from there",
+                    stopping.signal,
+                )
+            loss = _learn(model, optimizer, next(pictures).to(device), step, steps)
+            if (step + 1) % 200 == 0 or step + 1 == steps:
+                save(step + 1)
+                quality = psnr(model, next(_pictures(seed=10**9, batch_size=64)).to(device))
+                logger.info("autoencoder step %d loss %.5f psnr %.2f dB", step + 1, loss, quality)
     return _finish(model, path)
+
+
+def _learn(
+    model: AutoEncoder, optimizer: torch.optim.Optimizer, pixels: Tensor, step: int, steps: int
+) -> float:
+    """Take one step; return its loss."""
+    for group in optimizer.param_groups:
+        group["lr"] = _RATE * min(1.0, (step + 1) / 100, max(0.01, 1.6 * (1 - step / steps)))
+    with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
+        loss = _loss(model, pixels)
+    if not torch.isfinite(loss):
+        raise NotANumberError(
+            f"the autoencoder's loss of step {step + 1} is no finite number; the same command goes "
+            "on from its last saved state"
+        )
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.detach())
 
 
 def load_autoencoder(path: Path, device: str) -> AutoEncoder:
@@ -142,5 +162,6 @@ def _finish(model: AutoEncoder, path: Path) -> AutoEncoder:
         latent = model.encode(pixels)
     extras = {"shift_factor": latent.mean(), "scale_factor": 1 / latent.std()}
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file({**tensors, **{k: v.reshape(1).clone() for k, v in extras.items()}}, path)
+    tensors |= {name: value.reshape(1).clone() for name, value in extras.items()}
+    replace_file(path, partial(save_file, tensors))
     return load_autoencoder(path, device)

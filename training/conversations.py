@@ -6,125 +6,149 @@ A line is `{"messages": [...]}`, messages as in prompts: what "user" and "system
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from data.prompts import TextInput, parse_prompt
+from training.bars import bar
+from training.lines import Data, Line, find_files, one_line, read_lines
+from training.messages import Message, read_messages
+from training.pictures import PictureSource
 from training.samples import Outline, Picture, Text
 
-_IMAGE_KEYS = ("image", "path", "url")
+logger = logging.getLogger("auto_interleaved.training")
+
+_SHOWN = 10  # bad lines
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """One line of a JSONL file, its images not yet opened.
+    """One line of a JSONL file, checked, its images not yet decoded.
 
     Attributes:
-        messages: as in prompts; image paths are relative to `directory`.
-        directory: where the file lies.
+        messages: who says what, in order.
         place: file and line, for errors.
     """
 
-    messages: list[Mapping[str, Any]]
-    directory: Path
+    messages: tuple[Message, ...]
     place: str
 
     def outline(self) -> Outline:
-        """Open the images and return the conversation as the loop would live through it.
+        """Decode the images and return the conversation as the loop would live through it.
 
         Raises:
-            ValueError: if a message or an image cannot be read.
+            ValueError: if an image cannot be decoded.
+        """
+        try:
+            return self.laid_out(PictureSource.open)
+        except ValueError as error:
+            raise ValueError(f"{self.place}: {error}") from error
+
+    def laid_out(self, image_of: Callable[[PictureSource], Any]) -> Outline:
+        """Return the conversation as the loop would live through it.
+
+        Args:
+            image_of: what stands for an image.
         """
         items: list[Text | Picture] = []
         for message in self.messages:
-            read = self._read(message)
-            items += _answer(read) if message.get("role") == "assistant" else read
+            learnt = message.role == "assistant"
+            read = [
+                Text(text=part, learnt=False)
+                if isinstance(part, str)
+                else Picture(image=image_of(part), drawn=learnt)
+                for part in message.parts
+            ]
+            items += _answer(read) if learnt else read
         return tuple(items)
 
-    def image_files(self) -> Iterator[Path]:
-        """Yield the files that the images are in."""
+    def pictures(self) -> Iterator[PictureSource]:
+        """Yield the images."""
         for message in self.messages:
-            content = message.get("content")
-            for part in content if isinstance(content, list) else ():
-                found = self._file(part)
-                if found is not None:
-                    yield found[1]
-
-    def _read(self, message: Mapping[str, Any]) -> list[Text | Picture]:
-        """Return a message's texts and images as things to be read."""
-        content = message.get("content")
-        if isinstance(content, list):
-            message = {**message, "content": [self._located(part) for part in content]}
-        try:
-            # What a message quotes is characters: images are given as images here.
-            parts = parse_prompt([message], split_special_tokens=True)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{self.place}: {error}") from error
-        return [
-            Text(text=part.text, learnt=False)
-            if isinstance(part, TextInput)
-            else Picture(image=part.image, drawn=False)  # type: ignore[union-attr]
-            for part in parts
-        ]
-
-    def _located(self, part: Any) -> Any:
-        found = self._file(part)
-        return part if found is None else {**part, found[0]: str(found[1])}
-
-    def _file(self, part: Any) -> tuple[str, Path] | None:
-        """Return the key under which an image part names a file, and the file."""
-        if not isinstance(part, Mapping) or part.get("type") != "image":
-            return None
-        for key in _IMAGE_KEYS:
-            value = part.get(key)
-            if isinstance(value, str) and not value.startswith("data:"):
-                return key, self.directory / value
-        return None
+            yield from (part for part in message.parts if isinstance(part, PictureSource))
 
 
-def read_conversations(directory: Path) -> list[Conversation]:
-    """Read every `*.jsonl` of a directory, in the order of their names.
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the files hold.
+
+    Attributes:
+        conversations: the good lines, in order.
+        faults: one error for each of the others; its message begins with file and line.
+        lines: how many were read.
+    """
+
+    conversations: list[Conversation]
+    faults: Sequence[Exception]
+    lines: int
+
+    def good(self, *, skip_bad: bool = False) -> list[Conversation]:
+        """Return the conversations.
+
+        Args:
+            skip_bad: leave bad lines out and log them, instead of raising.
+
+        Raises:
+            ValueError: a line is bad, or there is none. It is a FileNotFoundError instead if what
+                is wrong with the first of them is a file that is not there.
+        """
+        if self.faults and not skip_bad:
+            remedy = "mend them, or leave them out with --skip-bad"
+            raise type(self.faults[0])(f"{self._told()}; {remedy}:{_listed(self.faults)}")
+        if self.faults:
+            logger.warning("left out: %s:%s", self._told(), _listed(self.faults))
+        if not self.conversations:
+            raise ValueError(f"no line is left of {self.lines}; mend some")
+        return self.conversations
+
+    def _told(self) -> str:
+        bad = len(self.faults)
+        return f"{bad} of {self.lines} lines {'is' if bad == 1 else 'are'} bad"
+
+
+def read_conversations(
+    data: Data | Iterable[Data], *, skip_bad: bool = False
+) -> list[Conversation]:
+    """Read and check every line, and the header of every image.
+
+    Args:
+        data: files, directories of `*.jsonl`, patterns; see `find_files`.
+        skip_bad: leave bad lines out and log them, instead of raising.
 
     Raises:
-        FileNotFoundError: if there is none, or an image's file is not there.
+        FileNotFoundError: if there is no file, or an image's file is not there.
         ValueError: if a line is not a conversation with something to learn.
     """
-    files = sorted(directory.glob("*.jsonl"))
-    if not files:
-        raise FileNotFoundError(f"there is no *.jsonl file in {directory}")
-    conversations = [
-        _conversation(line, file, number)
-        for file in files
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1)
-        if line.strip()
-    ]
-    if not conversations:
-        raise ValueError(f"the *.jsonl files in {directory} are empty")
-    return conversations
+    return examine(data).good(skip_bad=skip_bad)
 
 
-def _conversation(line: str, file: Path, number: int) -> Conversation:
-    place = f"{file}, line {number}"
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not JSON ({error})") from error
-    messages = record.get("messages") if isinstance(record, dict) else None
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise ValueError(
-            f'{place}: must be {{"messages": [{{"role": ..., "content": ...}}, ...]}}, '
-            f"got {line[:80]}"
-        )
-    if not any(message.get("role") == "assistant" for message in messages):
-        raise ValueError(f'{place}: nothing is learnt, as no message has the role "assistant"')
-    conversation = Conversation(messages=messages, directory=file.parent, place=place)
-    for image in conversation.image_files():
-        if not image.is_file():
-            raise FileNotFoundError(f"{place}: there is no image file {image}")
-    return conversation
+def examine(data: Data | Iterable[Data]) -> Reading:
+    """Read every line and look at every image's header; see `read_conversations`.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: if a file is not one of lines, or all are empty.
+    """
+    files = find_files(data)
+    lines = [line for file in files for line in read_lines(file)]
+    if not lines:
+        names = ", ".join(str(file) for file in files[:3])
+        raise ValueError(f"there is nothing to learn from, as these files are empty: {names}")
+    conversations: list[Conversation] = []
+    faults: list[Exception] = []
+    for line in bar(lines, "checking the data", "line"):
+        try:
+            conversations.append(_conversation(line))
+        except (OSError, ValueError) as error:
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+            faults.append(kind(f"{line.place}: {one_line(error)}"))
+    return Reading(conversations=conversations, faults=faults, lines=len(lines))
+
+
+def _conversation(line: Line) -> Conversation:
+    messages = read_messages(line.value(), line.file.parent)
+    return Conversation(messages=messages, place=line.place)
 
 
 def _answer(read: list[Text | Picture]) -> list[Text | Picture]:
@@ -141,3 +165,9 @@ def _answer(read: list[Text | Picture]) -> list[Text | Picture]:
         items += [Text(text=words, following="image"), Picture(image=item.image, drawn=True)]
         words = ""
     return [*items, Text(text=words, following="end")]
+
+
+def _listed(faults: Sequence[Exception]) -> str:
+    shown = "".join(f"\n  {fault}" for fault in faults[:_SHOWN])
+    more = len(faults) - _SHOWN
+    return shown if more <= 0 else f"{shown}\n  and {more} more: python -m training.check FILE..."

@@ -6,7 +6,8 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -24,19 +25,22 @@ from modeling.bagel import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
-from modeling.checkpoint import load_checkpoint
+from modeling.checkpoint import BUNDLED_MODEL, load_checkpoint
 from modeling.checkpoint.settings import SETTINGS_FILE
-from modeling.qwen2 import Qwen2Tokenizer
+from modeling.qwen2 import NUM_BYTES, Qwen2Tokenizer
 from training.autoencoder import PARAMS, load_autoencoder, train_autoencoder
-from training.decoder import Average, Plan, accelerator, muon_and_adamw, train_decoder
+from training.decoder import accelerator, train_decoder
+from training.optimizing import Average, muon_and_adamw
 from training.picturebook import (
     VISION_PATCH,
     encode_pictures,
     sample_outline,
     texts_for_tokenizer,
 )
+from training.plan import Plan, require_count, require_device, require_output
 from training.samples import FollowingIds, Recipe, by_length, parts_of
-from training.tokenizer import TOKENIZER_FILES, special_ids, train_tokenizer
+from training.states import replace_file
+from training.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILES, special_ids, train_tokenizer
 
 logger = logging.getLogger("auto_interleaved.training")
 
@@ -84,9 +88,22 @@ class Budget:
     batch_tokens: int = 4096
     pool: int = 512
 
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            stage = entry.name in ("caption_steps", "story_steps")
+            require_count(entry.name, getattr(self, entry.name), least=0 if stage else 1)
+        if not self.caption_steps + self.story_steps:
+            raise ValueError("caption_steps and story_steps must not both be 0")
+        least = NUM_BYTES + len(SPECIAL_TOKENS)
+        require_count("vocab_size", self.vocab_size, least=least)
+
 
 def train_picturebook(
-    directory: Path, budget: Budget, device: str, start_from: Path | None = None
+    directory: Path,
+    budget: Budget,
+    device: str,
+    start_from: Path | None = None,
+    save_every: float = 10.0,
 ) -> None:
     """Train, or go on training, the bundled model; the finished checkpoint is in `directory`.
 
@@ -99,7 +116,15 @@ def train_picturebook(
         device: where to train.
         start_from: a finished picture-book checkpoint whose tokenizer, autoencoder and weights to
             go on from, instead of from nothing.
+        save_every: minutes between two saved states.
+
+    Raises:
+        FileNotFoundError, ValueError: a place or a file is not what it must be.
+        NotANumberError, Interrupted: see `train_decoder`.
     """
+    plan = Plan(steps=budget.caption_steps + budget.story_steps, save_every=save_every)
+    require_device(device)
+    _require_places(directory, start_from)
     runner = accelerator(device)
     state = directory / "state"
     state.mkdir(parents=True, exist_ok=True)
@@ -107,8 +132,8 @@ def train_picturebook(
     with runner.main_process_first():
         if start_from is not None:
             for name in TOKENIZER_FILES:
-                shutil.copyfile(start_from / name, directory / name)
-        elif not (directory / TOKENIZER_FILES[0]).exists():
+                replace_file(directory / name, partial(shutil.copyfile, start_from / name))
+        elif not all((directory / name).exists() for name in TOKENIZER_FILES):
             texts = texts_for_tokenizer(budget.tokenizer_stories)
             train_tokenizer(directory, texts, budget.vocab_size)
         tokenizer = Qwen2Tokenizer.from_pretrained(directory)
@@ -117,7 +142,7 @@ def train_picturebook(
             autoencoder = _autoencoder(state, budget, str(runner.device))
         else:
             old = load_checkpoint(start_from, dtype=torch.float32, device=runner.device)
-            model.load_state_dict(old.model.state_dict())
+            _take_weights(model, old.model, start_from)
             autoencoder = old.vae_model.requires_grad_(False)
     torch.manual_seed(runner.process_index)
     special, following = special_ids(tokenizer)
@@ -129,13 +154,34 @@ def train_picturebook(
             first, budget, tokenizer.encode, following, autoencoder, runner.process_index
         ),
         special,
-        Plan(steps=budget.caption_steps + budget.story_steps),
+        plan,
         state / "decoder",
         runner,
         average=average,
     )
     if runner.is_main_process:
         save_checkpoint(directory, model, average, autoencoder)
+
+
+def _require_places(directory: Path, start_from: Path | None) -> None:
+    if start_from is not None:
+        missing = [name for name in TOKENIZER_FILES if not (start_from / name).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"start_from must be a picture-book checkpoint, and {start_from} has no "
+                f"{' and no '.join(missing)}"
+            )
+    require_output(directory, BUNDLED_MODEL, *([] if start_from is None else [start_from]))
+
+
+def _take_weights(model: Bagel, old: Bagel, start_from: Path) -> None:
+    try:
+        model.load_state_dict(old.state_dict())
+    except RuntimeError as error:
+        raise ValueError(
+            f"start_from must be a picture-book checkpoint, and {start_from} has other shapes; "
+            "teach it by --checkpoint and --data"
+        ) from error
 
 
 def build_model(vocab_size: int) -> Bagel:
@@ -210,9 +256,9 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint in the published layout, bfloat16; the fixed tables are left out."""
     weights = {name: tensor.to("cpu", torch.bfloat16) for name, tensor in average.tensors.items()}
-    save_file(weights, directory / "ema.safetensors")
+    replace_file(directory / "ema.safetensors", partial(save_file, weights))
     latents = {n: t.to("cpu", torch.bfloat16) for n, t in autoencoder.state_dict().items()}
-    save_file(latents, directory / "ae.safetensors")
+    replace_file(directory / "ae.safetensors", partial(save_file, latents))
     llm = {"model_type": "qwen2", "hidden_act": "silu", "rms_norm_eps": 1e-6, **DECODER}
     llm |= {"vocab_size": model.language_model.config.vocab_size, "tie_word_embeddings": False}
     # One layer more than is used, as published: scripts subtract one.
@@ -239,5 +285,10 @@ def save_checkpoint(
         ("vit_config.json", vit),
         (SETTINGS_FILE, settings),
     ):
-        (directory / name).write_text(json.dumps(content, indent=1) + "\n")
+        text = json.dumps(content, indent=1) + "\n"
+        replace_file(directory / name, partial(_write, text))
     logger.info("saved %s", directory)
+
+
+def _write(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -50,6 +50,7 @@ class Picture:
 
 
 Outline = tuple[Text | Picture, ...]
+Batch = list[list[Part]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,11 +177,9 @@ def _read(picture: EncodedPicture, latent: bool, recipe: Recipe, rng: Random) ->
     return [*parts, VisionPart(patches=picture.patches, grid=picture.patch_grid)]
 
 
-def by_length(
-    sequences: Sequence[list[Part]], batch_tokens: int, rng: Random
-) -> list[list[list[Part]]]:
+def by_length(sequences: Sequence[list[Part]], batch_tokens: int, rng: Random) -> list[Batch]:
     """Cut sequences into batches of like length, in random order."""
-    grouped: list[list[list[Part]]] = [[]]
+    grouped: list[Batch] = [[]]
     for sequence in sorted(sequences, key=_length):
         if (len(grouped[-1]) + 1) * _length(sequence) > batch_tokens and grouped[-1]:
             grouped.append([])

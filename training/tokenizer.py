@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -42,8 +43,9 @@ def train_tokenizer(directory: Path, texts: list[str], vocab_size: int) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    directory.mkdir(parents=True, exist_ok=True)
-    tokenizer.model.save(str(directory))
+    beside = directory / "tokenizer.partial"
+    beside.mkdir(parents=True, exist_ok=True)
+    tokenizer.model.save(str(beside))
     first = tokenizer.get_vocab_size()
     added = {
         str(first + offset): {
@@ -70,7 +72,10 @@ def train_tokenizer(directory: Path, texts: list[str], vocab_size: int) -> None:
         "split_special_tokens": False,
         "clean_up_tokenization_spaces": False,
     }
-    (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (beside / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    for name in TOKENIZER_FILES:
+        os.replace(beside / name, directory / name)
+    beside.rmdir()
 
 
 def special_ids(tokenizer: Qwen2Tokenizer) -> tuple[SpecialIds, FollowingIds]:

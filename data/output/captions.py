@@ -10,9 +10,11 @@ from PIL import Image
 
 from data.output.records import Record
 from data.output.segments import Segment
+from data.output.strangers import plain
 
 TITLE_LIMIT = 90
 ALT_LIMIT = 120
+FACT_LIMIT = 200
 UNTITLED = "Text and images"
 _BLANK_LINES = re.compile(r"(?:\A|\n)(?:[ \t]*\n)+")
 # What no page can show: control characters, halves of surrogate pairs, noncharacters.
@@ -105,5 +107,6 @@ def facts_of(record: Record) -> tuple[tuple[str, str], ...]:
         "images": usage.images or "",
         "seconds": f"{usage.seconds:.1f}" if usage.seconds else "",
     }
-    facts |= record.config
-    return tuple((name, str(value)) for name, value in facts.items() if value != "")
+    facts |= plain(record.config)  # which the caller may have added to
+    told = ((name, str(value)) for name, value in facts.items() if value != "")
+    return tuple((name, shorten(text, FACT_LIMIT)) for name, text in told)

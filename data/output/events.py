@@ -3,7 +3,8 @@
 A run tells of its blocks in their order. A text block is some `TextDelta` and one `TextDone`, an
 image one `ImageStarted`, its `ImageStep` and `ImagePreview`, and one `ImageDone`; an image that
 fails has no `ImageDone`. `Finished` is always last, and its output holds everything before it:
-the texts of all `TextDelta` joined are `output.text`.
+the texts of all `TextDelta` joined are `output.text`, line breaks between texts included that have
+an image between them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class TextDelta:
 
     Attributes:
         block: Number of the text block in this run, from 0; thoughts are not counted.
-        text: What is new since the block's last delta; never empty.
+        text: What is new since the block's last delta; never empty. A block's first begins with a
+            line break where that is all that sets it off from a text before an image.
         token_ids: The ids that are new since then; characters and ids need not line up.
     """
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from PIL import Image
 
@@ -32,13 +32,21 @@ _INLINE = re.compile(r"[&<>\\`*_{}\[\]|~$@^]|:(?=//)|(?<=www)\.|=(?==)", re.IGNO
 _LINE_START = re.compile(r"[-+#=:]|\d+[.)](?=\s|$)", re.ASCII)
 
 
-def markdown(record: Record, pictures: Pictures, files: Sequence[str]) -> str:
+# A link definition, which no page shows. All brackets of texts are escaped, so it is ours alone.
+_DOCUMENT = "[saved run]: "
+
+
+def markdown(
+    record: Record, pictures: Pictures, files: Sequence[str], documents: Sequence[str] = ()
+) -> str:
     """Return a run as Markdown.
 
     Args:
         record: What is shown.
         pictures: The record's pictures.
         files: The path of each picture from the page, in the order of their numbers.
+        documents: The path of the file that the run can be read back from, where it is not the
+            usual one.
     """
     blocks = [f"# {_escape_line(title_of(record))}"]
     if not title_says_all(record):
@@ -56,7 +64,14 @@ def markdown(record: Record, pictures: Pictures, files: Sequence[str]) -> str:
         f"| {_escape_line(name)} | {_escape_line(text)} |" for name, text in facts_of(record)
     )
     blocks += ["---", "| About this run | |\n| --- | --- |\n" + facts]
+    blocks += [_DOCUMENT + quote(path) for path in documents]
     return "\n\n".join(blocks) + "\n"
+
+
+def document_of(page: str) -> str | None:
+    """Return the name of the file that a page says it can be read back from, if it does."""
+    last = page.rstrip("\n").rpartition("\n")[2]
+    return unquote(last).rpartition("/")[2] if last.startswith(_DOCUMENT) else None
 
 
 def _blocks(

@@ -140,8 +140,11 @@ def read_page(text: str) -> tuple[str, dict[str, str]]:
         ValueError: The text is not a page of this library.
     """
     reader = _PageReader()
-    reader.feed(text)
-    reader.close()
+    try:
+        reader.feed(text)
+        reader.close()
+    except AssertionError as error:  # Python's parser, where a declaration makes no sense
+        raise ValueError(f"its HTML is damaged ({error})") from error
     if not reader.document:
         raise ValueError(f'it has no <script id="{_DOCUMENT_ID}"> with a saved run')
     return "".join(reader.document), reader.pictures

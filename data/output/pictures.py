@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import struct
 from collections.abc import Iterable
 
 from PIL import Image
@@ -13,6 +14,12 @@ THUMBNAIL_SIDE = 512
 _PNG_URI = "data:image/png;base64,"
 # Modes that a PNG holds exactly; everything else is converted, at worst with a loss of precision.
 _PNG_MODES = ("1", "L", "LA", "RGB", "RGBA", "I;16")
+
+_ALWAYS_DECODED = 2**29  # bytes
+_MAX_GROWTH = 16
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_HEADER = struct.Struct(">16sIIBB")  # signature, length and name of the chunk; size, depth, colors
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 class Pictures:
@@ -62,19 +69,46 @@ def decode_png(data: bytes) -> Image.Image:
         raise ValueError(f"not a readable PNG picture ({error})") from error
 
 
+def check_decoded_size(pngs: Iterable[bytes]) -> None:
+    """Refuse pictures that grow out of all measure when they are decoded.
+
+    Anybody can write a file of kilobytes whose pictures take gigabytes. Those of a run do not:
+    photographs shrink to a third or so, and what shrinks to next to nothing is small or rare.
+
+    Raises:
+        ValueError: They would take more than half a gigabyte, and many times their files' sizes.
+    """
+    held = list(pngs)
+    decoded = sum(_decoded_size(png) for png in held)
+    allowed = max(_ALWAYS_DECODED, _MAX_GROWTH * sum(map(len, held)))
+    if decoded > allowed:
+        raise ValueError(
+            f"its pictures would take {decoded:,} bytes of memory; from files of their size no "
+            f"more than {allowed:,} are believed"
+        )
+
+
+def _decoded_size(png: bytes) -> int:
+    """Return the bytes that a PNG says its pixels take; 0 for what is no PNG."""
+    if len(png) < _HEADER.size or not png.startswith(_PNG_START):
+        return 0
+    _, width, height, depth, color = _HEADER.unpack_from(png)
+    return width * height * _CHANNELS.get(color, 4) * (2 if depth == 16 else 1)
+
+
 def png_uri(png: bytes) -> str:
     """Return an encoded picture as a data URI."""
     return _PNG_URI + base64.b64encode(png).decode("ascii")
 
 
-def png_of_uri(uri: str) -> bytes:
+def png_of_uri(uri: object) -> bytes:
     """Return the encoded picture that a data URI holds.
 
     Raises:
         ValueError: The text is not the data URI of a PNG.
     """
-    if not uri.startswith(_PNG_URI):
-        raise ValueError(f"a picture must start with {_PNG_URI!r}, got {uri[:40]!r}")
+    if not isinstance(uri, str) or not uri.startswith(_PNG_URI):
+        raise ValueError(f"a picture must start with {_PNG_URI!r}, got {str(uri)[:40]!r}")
     try:
         return base64.b64decode(uri[len(_PNG_URI) :], validate=True)
     except binascii.Error as error:

@@ -1,27 +1,21 @@
-"""A run as a value, and that value as JSON: what every format writes and reads back."""
+"""A run as a value, and that value as JSON: what every format writes."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import Enum
 from operator import index
 from typing import Any, get_args
 
 from PIL import Image
 
+from data.output.errors import error_parts
 from data.output.pictures import Pictures
-from data.output.segments import (
-    FinishReason,
-    RecordedError,
-    Segment,
-    Usage,
-    error_parts,
-    require_one_of,
-)
+from data.output.segments import FinishReason, Segment, Usage, require_one_of
+from data.output.strangers import plain
 
 FORMAT = "auto-interleaved-output"
 VERSION = 1
@@ -58,31 +52,6 @@ class Record:
         images = [item for item in self.items if not isinstance(item, str)]
         images += [segment.image for segment in self.segments if segment.image is not None]
         return Pictures(images)
-
-
-def plain(value: Any) -> Any:
-    """Reduce a setting to what JSON holds: dicts with str keys, tuples, str, numbers, None.
-
-    Options in dataclasses become dicts, functions their names, and what has no other form its
-    `repr`, so that the settings of a run can always be saved and come back equal.
-    """
-    if isinstance(value, Enum):
-        return plain(value.value)
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            entry.name: plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)
-        }
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, AbstractSet):
-        return tuple(sorted((plain(entry) for entry in value), key=repr))
-    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
-        return tuple(plain(entry) for entry in value)
-    if callable(value):
-        return getattr(value, "__qualname__", type(value).__qualname__)
-    return repr(value)
 
 
 def to_document(record: Record, pictures: Pictures, references: Sequence[str]) -> dict[str, Any]:
@@ -122,31 +91,6 @@ def to_document(record: Record, pictures: Pictures, references: Sequence[str]) -
     }
 
 
-def from_document(document: Any, find: Callable[[str], Image.Image]) -> Record:
-    """Return the record that a JSON document describes.
-
-    Args:
-        document: What `json.loads` made of the file.
-        find: Returns the picture that a reference names; asked once for each reference.
-
-    Raises:
-        ValueError: The document is of another kind, too new, or damaged.
-    """
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ValueError(f'it has no "format": "{FORMAT}"')
-    if document.get("version") != VERSION:
-        raise ValueError(
-            f"its version is {document.get('version')!r}, this library reads {VERSION}; "
-            "a newer release of the library may read it"
-        )
-    try:
-        return _parse(document, find)
-    except KeyError as error:
-        raise ValueError(f"the field {error} is missing") from error
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"a field has a wrong type ({error})") from error
-
-
 def dumps(document: Mapping[str, Any]) -> str:
     """Return a document as JSON with one line for each field, each item and each segment."""
     return "{\n" + ",\n".join(_lines(document)) + "\n}\n"
@@ -162,35 +106,12 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _json(value: Any) -> str:
-    # Numbers of other libraries (a NumPy seed, say) must not cost a user the whole save.
-    return json.dumps(value, ensure_ascii=False, default=index)
+    return json.dumps(value, ensure_ascii=False, default=_number)
 
 
-def _parse(document: Mapping[str, Any], find: Callable[[str], Image.Image]) -> Record:
-    found: dict[str, Image.Image] = {}
-
-    def image(reference: Any) -> Image.Image | None:
-        if reference is None:
-            return None
-        if reference not in found:
-            found[reference] = find(reference)
-        return found[reference]
-
-    error = document["error"]
-    return Record(
-        items=tuple(_item(entry, image) for entry in document["items"]),
-        segments=tuple(_segment(entry, image) for entry in document["segments"]),
-        finish_reason=document["finish_reason"],
-        usage=Usage(**document["usage"]),
-        error=None if error is None else RecordedError(error["type"], error["message"]),
-        config=dict(plain(document["config"])),
-    )
-
-
-def _item(entry: Mapping[str, Any], image: Callable[[Any], Image.Image | None]) -> Any:
-    return image(entry["image"]) if "image" in entry else entry["text"]
-
-
-def _segment(entry: Mapping[str, Any], image: Callable[[Any], Image.Image | None]) -> Segment:
-    fields = dict(entry, image=image(entry["image"]), token_ids=tuple(entry["token_ids"]))
-    return Segment(**fields | {"size": entry["size"] and tuple(entry["size"])})
+def _number(value: Any) -> Any:
+    """Return a plain form of what another library counts in: a NumPy seed must not cost a save."""
+    for convert in (index, float):
+        with suppress(Exception):
+            return convert(value)
+    return plain(value)

@@ -14,10 +14,12 @@ from typing import Any
 
 from PIL import Image
 
-from data.output import pages, storage
+from data.output import loading, pages, storage
 from data.output.captions import seeds_of, thoughts_of
-from data.output.records import Record, plain
+from data.output.errors import duplicate, portable
+from data.output.records import Record
 from data.output.segments import FinishReason, RecordedError, Segment, Usage
+from data.output.strangers import plain
 
 __all__ = ["FinishReason", "InterleavedOutput", "RecordedError", "Segment", "Usage"]
 
@@ -29,7 +31,7 @@ class InterleavedOutput(list[str | Image.Image]):
 
     It is a list: equal to one, and its slices and sums are plain lists, because what is known of
     a run (its cost, its reason to end) holds for the whole of it only. Copies and pickles keep
-    everything.
+    everything; of an error that cannot be pickled its words, as a `RecordedError`.
 
     Attributes:
         segments: One record for each text and image that was read or made, in order: the prompt,
@@ -101,8 +103,17 @@ class InterleavedOutput(list[str | Image.Image]):
 
     @property
     def text(self) -> str:
-        """All texts of the list, joined as they are."""
-        return "".join(item for item in self if isinstance(item, str))
+        """All texts of the list, joined.
+
+        Two that have an image and no space between them are set apart by a line break.
+        """
+        text, after_image = "", False
+        for item in self:
+            if isinstance(item, str):
+                touching = not (text[-1:].isspace() or item[:1].isspace())
+                text += f"\n{item}" if text and after_image and touching else item
+            after_image = not isinstance(item, str)
+        return text
 
     @property
     def images(self) -> list[Image.Image]:
@@ -115,26 +126,56 @@ class InterleavedOutput(list[str | Image.Image]):
         return thoughts_of(self.segments)
 
     @property
+    def seed(self) -> int | str | None:
+        """What repeats the run, given as its `seed`; None where that is not known.
+
+        A number, or, for a run without one, how the generators stood that it drew from.
+        """
+        return self.config.get("seed")
+
+    @property
     def seeds(self) -> list[int | None]:
-        """The seed of each image that was drawn; None where the global generator was used."""
+        """The seed of each image that was drawn; None where the run had none.
+
+        Given as the `seed` of another run, it begins that run's first image with the same noise.
+        """
         return seeds_of(self.segments)
 
     def copy(self) -> InterleavedOutput:
         """Return an output with the same items and the same knowledge of the run."""
         return copy.copy(self)
 
+    def __copy__(self) -> InterleavedOutput:
+        again = type(self).__new__(type(self))
+        again.extend(self)
+        again.__dict__.update(vars(self))
+        return again
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> InterleavedOutput:
+        again = type(self).__new__(type(self))
+        memo[id(self)] = again  # the error may lead back to its output
+        again.extend(copy.deepcopy(list(self), memo))
+        known = {name: value for name, value in vars(self).items() if name != "error"}
+        again.__dict__.update(copy.deepcopy(known, memo), error=duplicate(self.error, memo))
+        return again
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "error": portable(self.error)}
+
     def save(self, path: str | PathLike[str]) -> Path:
         """Write the run to disk, in the format that the path's suffix names.
 
-        No suffix: a folder of `000_text.txt`, `001_image.png`, ... and `result.json`. `.html`: one
-        page with everything in it. `.md`: a page and a folder of images, `NAME_images`, beside it.
-        `.json`: one file with everything in it. A save that fails leaves an earlier one intact.
+        `.html`: one page with everything in it. `.md`: a page and a folder of images,
+        `NAME_images`, beside it. `.json`: one file with everything in it. Any other name is that
+        of a folder of `000_text.txt`, `001_image.png`, ... and `result.json`. An earlier save is
+        replaced in one step: whatever ends this one, and whoever reads meanwhile, there is the old
+        run or the new one.
 
         Returns:
             The path that was written.
 
         Raises:
-            ValueError: The suffix is another one.
+            ValueError: The name ends like a file of another type, such as `.pdf`.
         """
         return storage.save(self._record(), path)
 
@@ -146,7 +187,7 @@ class InterleavedOutput(list[str | Image.Image]):
             FileNotFoundError: There is nothing at that path.
             ValueError: What is there is not a saved run, or is damaged.
         """
-        record = storage.load(path)
+        record = loading.load(path)
         return cls(
             record.items,
             segments=record.segments,
@@ -168,7 +209,10 @@ class InterleavedOutput(list[str | Image.Image]):
             display(self)
             return None
         path = self.save(Path(tempfile.mkdtemp(prefix="auto-interleaved-"), "output.html"))
-        opened = webbrowser.open(path.as_uri())
+        try:
+            opened = webbrowser.open(path.as_uri())
+        except Exception:  # of the browser's own kind; the page is there all the same
+            opened = False
         _logger.info("%s %s", "opened" if opened else "no browser found; the page is", path)
         return path
 

@@ -7,7 +7,21 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
+from data.output.errors import RecordedError, describe_error, error_parts
 from data.output.pictures import bare
+from data.wording import shown
+
+__all__ = [
+    "FinishReason",
+    "RecordedError",
+    "Segment",
+    "SegmentKind",
+    "SegmentRole",
+    "Usage",
+    "describe_error",
+    "error_parts",
+    "require_one_of",
+]
 
 SegmentKind = Literal["text", "image"]
 SegmentRole = Literal["prompt", "generated", "thought"]
@@ -58,13 +72,16 @@ class Segment:
         if self.kind == "text" and (not isinstance(self.text, str) or self.image is not None):
             raise ValueError(
                 "a text segment takes text (a str) and no image, got "
-                f"text={self.text!r}, image={self.image!r}"
+                f"text={shown(self.text)}, image={shown(self.image)}"
             )
         if self.kind == "image" and (self.text is not None or not self._has_image_or_error()):
             raise ValueError(
                 "an image segment takes an image (a PIL image, or an error that says why there "
-                f"is none) and no text, got text={self.text!r}, image={self.image!r}"
+                f"is none) and no text, got text={shown(self.text)}, image={shown(self.image)}"
             )
+        if self.text is not None:
+            # A caller's own kind of text must not be asked again once it has been read.
+            object.__setattr__(self, "text", str.__str__(self.text))
         if self.image is not None:
             object.__setattr__(self, "image", bare(self.image))
             object.__setattr__(self, "size", self.size or (self.image.height, self.image.width))
@@ -96,32 +113,7 @@ class Usage:
     seconds: float = 0.0
 
 
-class RecordedError(RuntimeError):
-    """An error read back from a file, where only its type's name and its message are kept."""
-
-    def __init__(self, type_name: str, message: str) -> None:
-        super().__init__(type_name, message)
-        self.type_name = type_name
-        self.message = message
-
-    def __str__(self) -> str:
-        return describe_error(self)
-
-
-def error_parts(error: BaseException) -> tuple[str, str]:
-    """Return the name of an error's type and its message, also for one that was read back."""
-    if isinstance(error, RecordedError):
-        return error.type_name, error.message
-    return type(error).__name__, str(error)
-
-
-def describe_error(error: BaseException) -> str:
-    """Return an error in one line: the name of its type and its message."""
-    type_name, message = error_parts(error)
-    return f"{type_name}: {message}" if message else type_name
-
-
 def require_one_of(name: str, value: object, allowed: tuple[Any, ...]) -> None:
     """Raise a ValueError that names what is allowed, unless `value` is one of it."""
     if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {shown(value)}")

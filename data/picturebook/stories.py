@@ -24,6 +24,7 @@ from data.picturebook.scenes import sample_marked_scenes, sample_scenes
 from data.picturebook.scripts import SCRIPTS
 from data.picturebook.split import NOVELTIES
 from data.picturebook.topics import sample_topic
+from data.wording import shown
 
 STORY_KINDS: dict[str, Callable[[Random], Story]] = {
     "composition": sample_composition,
@@ -58,9 +59,9 @@ def sample_story(rng: Random, kind: str | None = None, *, held_out: bool = False
         ValueError: if the kind is unknown, or not a composition where `held_out`.
     """
     if kind is not None and kind not in STORY_KINDS:
-        raise ValueError(f"kind must be one of {', '.join(STORY_KINDS)} or None; got {kind!r}")
+        raise ValueError(f"kind must be one of {', '.join(STORY_KINDS)} or None; got {shown(kind)}")
     if held_out and kind not in (None, "composition"):
-        raise ValueError(f"only compositions are held out; got {kind!r}; leave the kind away")
+        raise ValueError(f"only compositions are held out; got {shown(kind)}; leave the kind away")
     if held_out:
         return _novel_composition(rng)
     if kind is None:

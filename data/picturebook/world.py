@@ -12,6 +12,8 @@ from functools import lru_cache
 from itertools import combinations, permutations, product
 from random import Random
 
+from data.wording import shown
+
 PICTURE_SIZE = 64
 CELL_SIZE = 16
 THING_SIZE = 32
@@ -58,7 +60,7 @@ def colours_of(kind: str) -> tuple[str, ...]:
 
 def _require(what: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{what} must be one of {', '.join(allowed)}; got {value!r}")
+        raise ValueError(f"{what} must be one of {', '.join(allowed)}; got {shown(value)}")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Attribute names are the tensor names of the published checkpoint. Features are l
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -148,6 +149,33 @@ class DecoderLevel(_Level):
     def forward(self, features: Tensor) -> Tensor:
         """Return (batch, channels_out, ...), doubled in height and width unless highest."""
         return self.upsample(super().forward(features))
+
+
+class DiagonalGaussian(nn.Module):
+    """What an encoder says of a latent, as a value: a draw from its distribution, or its mean.
+
+    Args:
+        sample: draw; False takes the mean.
+        chunk_dim: the dimension that holds means and then log-variances.
+
+    Attributes:
+        sample, chunk_dim: as given; scripts set `autoencoder.reg.sample = False`.
+    """
+
+    def __init__(self, sample: bool = True, chunk_dim: int = 1) -> None:
+        super().__init__()
+        self.sample = sample
+        self.chunk_dim = chunk_dim
+
+    def forward(self, moments: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return values of half as many channels; `generator` None is torch's global one."""
+        mean, log_variance = moments.chunk(2, dim=self.chunk_dim)
+        if not self.sample:
+            return mean
+        # A generator draws on its own device only, so a CPU seed gives the same noise everywhere.
+        device = mean.device if generator is None else generator.device
+        noise = torch.randn(mean.shape, generator=generator, device=device, dtype=mean.dtype)
+        return mean + torch.exp(0.5 * log_variance) * noise.to(mean.device)
 
 
 class Encoder(nn.Module):

@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from modeling.autoencoder.layers import Decoder, Encoder
+from modeling.autoencoder.layers import Decoder, DiagonalGaussian, Encoder
 from modeling.autoencoder.params import AutoEncoderParams
 from modeling.autoencoder.tiles import decode_in_tiles
+from modeling.checks import integer, out_of_range
 
 __all__ = ["AutoEncoder", "AutoEncoderParams", "load_ae"]
 
@@ -27,6 +29,9 @@ class AutoEncoder(nn.Module):
 
     Args:
         params: its sizes.
+
+    Attributes:
+        reg: makes a latent of what the encoder says, where the posterior is sampled.
     """
 
     def __init__(self, params: AutoEncoderParams) -> None:
@@ -42,6 +47,25 @@ class AutoEncoder(nn.Module):
         self.decoder = Decoder(
             params.z_channels, params.level_widths, params.num_res_blocks + 1, params.out_ch
         )
+        self.reg = DiagonalGaussian()
+
+    @property
+    def scale_factor(self) -> float:
+        """What latents are multiplied by; setting it changes `params`."""
+        return self.params.scale_factor
+
+    @scale_factor.setter
+    def scale_factor(self, value: float) -> None:
+        self.params = replace(self.params, scale_factor=value)
+
+    @property
+    def shift_factor(self) -> float:
+        """What is subtracted from latents before; setting it changes `params`."""
+        return self.params.shift_factor
+
+    @shift_factor.setter
+    def shift_factor(self, value: float) -> None:
+        self.params = replace(self.params, shift_factor=value)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -65,8 +89,8 @@ class AutoEncoder(nn.Module):
         Args:
             pixels: (batch, in_channels, height, width) in [-1, 1]; height and width are multiples
                 of `params.downsample`.
-            sample_posterior: draw from the posterior. By default the latent is its mean, so that
-                the same pixels always give the same latent.
+            sample_posterior: draw from the posterior, unless `reg.sample` is False. By default the
+                latent is its mean, so that the same pixels always give the same latent.
             generator: source of the draw, on any device; None is torch's global generator. Used
                 with `sample_posterior` only.
 
@@ -78,9 +102,10 @@ class AutoEncoder(nn.Module):
             ValueError: the shape does not fit.
         """
         _check_images(pixels, "pixels", self.params.in_channels, self.params.downsample)
-        mean, log_variance = self.encoder(pixels.to(self.dtype)).chunk(2, dim=1)
-        sample = _draw(mean, log_variance, generator) if sample_posterior else mean
-        return self.params.scale_factor * (sample - self.params.shift_factor)
+        moments = self.encoder(pixels.to(self.dtype))
+        mean = moments.chunk(2, dim=1)[0]
+        sample = self.reg(moments, generator) if sample_posterior else mean
+        return self.scale_factor * (sample - self.shift_factor)
 
     def decode(self, latent: Tensor, tile: int | None = None) -> Tensor:
         """Turn latents into pixels.
@@ -96,13 +121,12 @@ class AutoEncoder(nn.Module):
             clamped to it.
 
         Raises:
-            TypeError: the latent is not floating point.
+            TypeError: the latent is not floating point, or the tile is no integer.
             ValueError: the shape does not fit, or the tile is too small.
         """
         _check_images(latent, "latent", self.params.z_channels, 1)
-        if tile is not None and tile < MIN_TILE:
-            raise ValueError(f"tile must be at least {MIN_TILE} latent positions, got {tile}")
-        sample = (latent / self.params.scale_factor + self.params.shift_factor).to(self.dtype)
+        tile = check_tile("tile", tile)
+        sample = (latent / self.scale_factor + self.shift_factor).to(self.dtype)
         if tile is None or tile >= max(latent.shape[-2:]):
             return self.decoder(sample)
         tiled = decode_in_tiles(self.decoder, sample, tile, self.params.downsample)
@@ -111,6 +135,22 @@ class AutoEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Encode pixels to the posterior mean and decode them again."""
         return self.decode(self.encode(pixels))
+
+
+def check_tile(name: str, tile: int | None) -> int | None:
+    """Check the side of tiles, as `AutoEncoder.decode` takes it.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is too small.
+    """
+    if tile is None:
+        return None
+    side = integer()(name, tile)
+    if side < MIN_TILE:
+        allowed = f"at least {MIN_TILE} latent positions"
+        raise out_of_range(name, allowed, tile, "None is the whole image at once")
+    return side
 
 
 def load_ae(local_path: str | os.PathLike[str] | None) -> tuple[AutoEncoder, AutoEncoderParams]:
@@ -171,13 +211,6 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             f"{sorted(map(str, dtypes))}; save it again with all its tensors in one of them"
         )
     return weights
-
-
-def _draw(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None) -> Tensor:
-    # A generator draws on its own device only, so a CPU seed gives the same noise everywhere.
-    device = mean.device if generator is None else generator.device
-    noise = torch.randn(mean.shape, generator=generator, device=device, dtype=mean.dtype)
-    return mean + torch.exp(0.5 * log_variance) * noise.to(mean.device)
 
 
 def _check_images(images: Tensor, name: str, channels: int, stride: int) -> None:

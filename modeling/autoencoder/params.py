@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from data.wording import shown
 from modeling.autoencoder.layers import NORM_GROUPS
 
 
@@ -95,12 +96,12 @@ def _check_counts(params: AutoEncoderParams) -> None:
     for name in (*names, "num_res_blocks", "z_channels"):
         value = getattr(params, name)
         if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+            raise ValueError(f"{name} must be a positive whole number, got {shown(value)}")
     if not params.ch_mult or any(
         not isinstance(multiple, int) or multiple < 1 for multiple in params.ch_mult
     ):
         raise ValueError(
-            f"ch_mult must be one or more positive whole numbers, got {params.ch_mult}"
+            f"ch_mult must be one or more positive whole numbers, got {shown(params.ch_mult)}"
         )
 
 

@@ -28,7 +28,8 @@ def decode_in_tiles(
     """
     height, width = latent.shape[-2:]
     pixels: Tensor | None = None
-    weights = torch.zeros(height * scale, width * scale, device=latent.device)
+    size = (height * scale, width * scale)
+    weights = torch.zeros(size, dtype=torch.float32, device=latent.device)
     for top, bottom in _spans(height, tile):
         for left, right in _spans(width, tile):
             piece = decode(latent[..., top:bottom, left:right])

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from data.packing import PackedBatch
 from modeling.attention import CachedRow, CachedRows
-from modeling.bagel.blocks import Block, flattened_positions, patchify
+from modeling.bagel.blocks import Block, Grid, Shape, flattened_positions, grid_of, patchify
 from modeling.bagel.config import BagelConfig
 from modeling.bagel.layers import MLPconnector, PositionEmbedding, TimestepEmbedder
 from modeling.bagel.qwen2_navit import Pair, Qwen2ForCausalLM, Rotary
 from modeling.bagel.siglip_navit import SiglipVisionModel
 from modeling.bagel.training import Losses, training_losses
 from modeling.context import Context
+from modeling.device import execution_device
+from modeling.inference import inference
 from modeling.kv_store import Tail
 from modeling.linear import Linear
+from modeling.published import painting, preparing, reading, writing
 
-Grid = tuple[int, int]
 Rotaries = tuple[Rotary, Rotary | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """How many tokens of each expert a row has, and whether they are causal."""
-
-    num_text: int
-    num_latent: int
-    causal: bool
-
-    @classmethod
-    def of(cls, block: Block) -> Shape:
-        """Return a block's shape."""
-        return cls(num_text=block.num_text, num_latent=block.num_latent, causal=block.causal)
 
 
 class Bagel(nn.Module):
@@ -60,8 +47,11 @@ class Bagel(nn.Module):
         _check(config, vit_model)
         self.config = config
         self.language_model = language_model
-        hidden = language_model.config.hidden_size
+        self.hidden_size = hidden = language_model.config.hidden_size
+        self.num_heads = language_model.config.num_attention_heads
+        self.use_moe = True  # of every checkpoint: two sets of weights a layer
         if config.visual_gen and config.vae_config is not None:
+            self.timestep_shift = config.timestep_shift
             self.latent_patch_size = config.latent_patch_size
             self.latent_channel = config.vae_config.z_channels
             self.latent_downsample = config.vae_config.downsample * config.latent_patch_size
@@ -73,12 +63,27 @@ class Bagel(nn.Module):
             self.latent_pos_embed = PositionEmbedding(config.max_latent_size, hidden)
         if config.visual_und and vit_model is not None and config.vit_config is not None:
             self.vit_model = vit_model
+            self.vit_hidden_size = config.vit_config.hidden_size
             self.vit_patch_size = config.vit_config.patch_size
             self.vit_max_num_patch_per_side = config.vit_max_num_patch_per_side
             self.connector = MLPconnector(
                 config.vit_config.hidden_size, hidden, config.connector_act
             )
             self.vit_pos_embed = PositionEmbedding(config.vit_max_num_patch_per_side, hidden)
+
+    # The published verbs, which are written in a room of their own.
+    prepare_prompts = preparing.prepare_prompts
+    prepare_vit_images = preparing.prepare_vit_images
+    prepare_vae_images = preparing.prepare_vae_images
+    prepare_vae_latent = preparing.prepare_vae_latent
+    prepare_vae_latent_cfg = preparing.prepare_vae_latent_cfg
+    prepare_start_tokens = preparing.prepare_start_tokens
+    forward_cache_update_text = reading.forward_cache_update_text
+    forward_cache_update_vit = reading.forward_cache_update_vit
+    forward_cache_update_vae = reading.forward_cache_update_vae
+    generate_image = painting.generate_image
+    generate_text = writing.generate_text
+    chat = writing.chat
 
     @property
     def device(self) -> torch.device:
@@ -102,12 +107,12 @@ class Bagel(nn.Module):
         """Embed (tokens,) ids; the result is (tokens, hidden)."""
         return self.language_model.model.embed_tokens(torch.as_tensor(ids, device=self.device))
 
-    @torch.inference_mode()
+    @inference
     def text_block(self, ids: Sequence[int] | Tensor) -> Block:
         """Make a block of text from its ids, bos and eos included."""
         return Block(text=self.embed(ids), causal=True)
 
-    @torch.inference_mode()
+    @inference
     def vit_block(self, pixels: Tensor, markers: tuple[int, int]) -> Block:
         """Make the block by which an image is understood.
 
@@ -118,7 +123,7 @@ class Bagel(nn.Module):
         Raises:
             ValueError: if the sides do not fit.
         """
-        grid = _grid(pixels, self.vit_patch_size, "ViT patch size")
+        grid = grid_of(pixels, self.vit_patch_size, "ViT patch size")
         positions = self._positions(grid, self.vit_max_num_patch_per_side)
         patches = patchify(pixels.to(self.device, self.dtype), self.vit_patch_size)
         features = self.vision_features(patches, positions, [len(patches)])
@@ -130,7 +135,7 @@ class Bagel(nn.Module):
         features = self.connector(self.vit_model(patches, positions, lengths))
         return features + self.vit_pos_embed(positions).to(features)
 
-    @torch.inference_mode()
+    @inference
     def latent_block(
         self, latent: Tensor, grid: Grid, markers: tuple[int, int], time: float = 0.0
     ) -> Block:
@@ -210,7 +215,7 @@ class Bagel(nn.Module):
         )
         return cached, rotaries
 
-    @torch.inference_mode()
+    @inference
     def extend(self, rows: Sequence[tuple[Tail, Block]]) -> list[Pair]:
         """Run blocks through the decoder, each after its own context.
 
@@ -234,7 +239,7 @@ class Bagel(nn.Module):
         )
         return _unpack(text, latent, [block for _, block in rows])
 
-    @torch.inference_mode()
+    @inference
     def read(self, context: Context, block: Block) -> tuple[Context, Tensor]:
         """Append a block to a context.
 
@@ -245,12 +250,12 @@ class Bagel(nn.Module):
             [(text, _)] = self.extend([(tail, block)])
             return context.after(tail, block), text
 
-    @torch.inference_mode()
+    @inference
     def logits(self, hidden: Tensor) -> Tensor:
         """Turn the last layer's text stream (tokens, hidden) into logits (tokens, vocabulary)."""
         return self.language_model.lm_head(self.language_model.model.norm(hidden))
 
-    @torch.inference_mode()
+    @inference
     def velocity(self, hidden: Tensor) -> Tensor:
         """Turn the last layer's latent stream (tokens, hidden) into velocities, float32."""
         return self.llm2vae(self.language_model.model.norm_moe_gen(hidden)).float()
@@ -260,32 +265,12 @@ class Bagel(nn.Module):
         return positions.to(self.device)
 
 
-def execution_device(module: nn.Module) -> torch.device:
-    """Return where a module computes, also under accelerate's hooks that keep weights elsewhere."""
-    hook = getattr(module, "_hf_hook", None)
-    for part in getattr(hook, "hooks", [hook]):
-        device = getattr(part, "execution_device", None)
-        if device is not None:
-            return torch.device(device)
-    return next(module.parameters()).device
-
-
 def _unpack(text: Tensor, latent: Tensor | None, blocks: list[Block]) -> list[Pair]:
     texts = text.split([block.num_text for block in blocks])
     if latent is None:
         return [(part, None) for part in texts]
     latents = latent.split([block.num_latent for block in blocks])
     return list(zip(texts, latents, strict=True))
-
-
-def _grid(pixels: Tensor, stride: int, name: str) -> Grid:
-    height, width = pixels.shape[-2:]
-    if height % stride or width % stride or not (height and width):
-        raise ValueError(
-            f"an image's sides must be positive multiples of the {name} {stride}, "
-            f"got height {height} and width {width}; resize it with the model's transform"
-        )
-    return height // stride, width // stride
 
 
 def _check(config: BagelConfig, vit_model: SiglipVisionModel | None) -> None:

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
+
+from data.patches import (
+    get_flattened_position_ids_extrapolate,
+    get_flattened_position_ids_interpolate,
+    patchify,
+)
+
+__all__ = ["Block", "Grid", "Shape", "flattened_positions", "grid_of", "patchify", "unpatchify"]
+
+Grid = tuple[int, int]  # rows and columns of patches
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -44,21 +53,18 @@ class Block:
         return self.num_text if self.causal else 1
 
 
-def patchify(image: Tensor, patch_size: int) -> Tensor:
-    """Cut an image into tokens, row by row.
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How many tokens of each expert a row has, and whether they are causal."""
 
-    Args:
-        image: (channels, rows * patch_size, columns * patch_size).
-        patch_size: side of a patch.
+    num_text: int
+    num_latent: int
+    causal: bool
 
-    Returns:
-        (rows * columns, patch_size * patch_size * channels), each token ordered as (row in patch,
-        column in patch, channel).
-    """
-    channels, height, width = image.shape
-    rows, columns = height // patch_size, width // patch_size
-    cells = image.reshape(channels, rows, patch_size, columns, patch_size)
-    return cells.permute(1, 3, 2, 4, 0).reshape(rows * columns, patch_size**2 * channels)
+    @classmethod
+    def of(cls, block: Block) -> Shape:
+        """Return a block's shape."""
+        return cls(num_text=block.num_text, num_latent=block.num_latent, causal=block.causal)
 
 
 def unpatchify(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
@@ -77,6 +83,21 @@ def unpatchify(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor
     return cells.permute(4, 0, 2, 1, 3).reshape(-1, rows * patch_size, columns * patch_size)
 
 
+def grid_of(pixels: Tensor, stride: int, name: str) -> Grid:
+    """Return the (rows, columns) of patches of an image, (..., height, width).
+
+    Raises:
+        ValueError: if its sides are no positive multiples of the stride.
+    """
+    height, width = pixels.shape[-2:]
+    if height % stride or width % stride or not (height and width):
+        raise ValueError(
+            f"an image's sides must be positive multiples of the {name} {stride}, "
+            f"got height {height} and width {width}; resize it with the model's transform"
+        )
+    return height // stride, width // stride
+
+
 def flattened_positions(grid: tuple[int, int], max_per_side: int, interpolate: bool) -> Tensor:
     """Number the patches of a grid within the position table of a `max_per_side` square.
 
@@ -91,22 +112,9 @@ def flattened_positions(grid: tuple[int, int], max_per_side: int, interpolate: b
     Raises:
         ValueError: if the grid is larger than the table.
     """
-    rows, columns = grid
-    if max(rows, columns) > max_per_side and not interpolate:
-        raise ValueError(
-            f"an image of {rows} x {columns} patches does not fit the position table of "
-            f"{max_per_side} x {max_per_side}; use a smaller image"
-        )
-    row, column = (
-        _spread(count, max_per_side) if interpolate else torch.arange(count) for count in grid
+    number = (
+        get_flattened_position_ids_interpolate
+        if interpolate
+        else get_flattened_position_ids_extrapolate
     )
-    return (row[:, None] * max_per_side + column[None, :]).flatten()
-
-
-def _spread(count: int, max_per_side: int) -> Tensor:
-    """Return the table row of each of `count` patches that share the table's length evenly."""
-    # The float32 edges decide what falls left or right of a border where count and table have a
-    # common divisor; exact integer arithmetic would not give the published numbers there.
-    edges = torch.arange(1 / max_per_side, 1.0, 1 / max_per_side)
-    fractions = torch.arange(0, 1 - 1e-6, 1 / count)
-    return torch.bucketize(fractions, edges, right=True)
+    return number(*grid, 1, max_per_side)

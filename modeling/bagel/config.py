@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import Any
 
 import transformers
@@ -48,11 +48,10 @@ def rope_theta(config: transformers.PretrainedConfig) -> float:
     return float(config.rope_theta)
 
 
-@dataclass(kw_only=True)
-class BagelConfig:
+class BagelConfig(transformers.PretrainedConfig):
     """How decoder, vision encoder and autoencoder are joined.
 
-    Attributes:
+    Args:
         visual_gen: the model can draw.
         visual_und: the model can read images with its vision encoder.
         llm_config: the decoder's configuration.
@@ -64,16 +63,40 @@ class BagelConfig:
         connector_act: activation between the connector's two layers.
         interpolate_pos: spread an image's positions over the whole table.
         timestep_shift: shift of the training times.
+        **kwargs: anything else; it is kept, and changes nothing here.
     """
 
-    visual_gen: bool = True
-    visual_und: bool = True
-    llm_config: Qwen2Config | None = None
-    vit_config: SiglipVisionConfig | None = None
-    vae_config: AutoEncoderParams | None = None
-    latent_patch_size: int = 2
-    max_latent_size: int = 32
-    vit_max_num_patch_per_side: int = 70
-    connector_act: str = "gelu_pytorch_tanh"
-    interpolate_pos: bool = False
-    timestep_shift: float = 1.0
+    def __init__(  # noqa: PLR0913 - the published signature
+        self,
+        visual_gen: bool = True,
+        visual_und: bool = True,
+        llm_config: Qwen2Config | None = None,
+        vit_config: SiglipVisionConfig | None = None,
+        vae_config: AutoEncoderParams | None = None,
+        latent_patch_size: int = 2,
+        max_latent_size: int = 32,
+        vit_max_num_patch_per_side: int = 70,
+        connector_act: str = "gelu_pytorch_tanh",
+        interpolate_pos: bool = False,
+        timestep_shift: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.visual_gen = visual_gen
+        self.visual_und = visual_und
+        self.llm_config = llm_config
+        self.vit_config = vit_config
+        self.vae_config = vae_config
+        self.latent_patch_size = latent_patch_size
+        self.max_latent_size = max_latent_size
+        self.vit_max_num_patch_per_side = vit_max_num_patch_per_side
+        self.connector_act = connector_act
+        self.interpolate_pos = interpolate_pos
+        self.timestep_shift = timestep_shift
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, the parts' configurations as dictionaries."""
+        values = super().to_dict()
+        if isinstance(self.vae_config, AutoEncoderParams):
+            values["vae_config"] = asdict(self.vae_config)
+        return values

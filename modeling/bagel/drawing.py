@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from modeling.bagel.bagel import Bagel, Grid, Shape
+from modeling.bagel.blocks import Grid, Shape
 from modeling.bagel.flow_graph import SMALL_IMAGE_TOKENS, steady
 from modeling.context import Context, draft
 from modeling.flow import (
@@ -19,7 +20,11 @@ from modeling.flow import (
     integrate,
     schedule,
 )
+from modeling.inference import inference
 from modeling.kv_store import Tail
+
+if TYPE_CHECKING:
+    from modeling.bagel.bagel import Bagel
 
 # A CPU gains from weights that are read once for all branches: 1.7 times at 16 latent tokens, 1.25
 # at 64, nothing at 256 (measured with hidden size 512 and 8 layers on one thread).
@@ -58,6 +63,27 @@ def draw(  # noqa: PLR0913 - three contexts and what to draw in them
     Raises:
         ValueError: if a context is missing that the guidance needs.
     """
+    yield from paint(
+        Canvas(model, torch.tensor(markers, device="cpu"), model.latent_places(grid)),
+        full=full,
+        without_text=without_text,
+        without_images=without_images,
+        noise=noise,
+        options=options,
+    )
+
+
+def paint(
+    canvas: Canvas,
+    *,
+    full: Context,
+    without_text: Context | None,
+    without_images: Context | None,
+    noise: Tensor,
+    options: ImageOptions,
+) -> Generator[FlowStep, Tensor | None, None]:
+    """Sample the latent tokens of one image on a canvas; see `draw`."""
+    model = canvas.model
     others = _guidance_contexts(without_text, without_images, options)
     contexts = list(dict.fromkeys([full, *others]))
     first = 0
@@ -68,8 +94,8 @@ def draw(  # noqa: PLR0913 - three contexts and what to draw in them
     branches = [0, *(contexts.index(context, first) for context in others)]
     noise = noise.to(model.device, torch.float32)
     times = schedule(options.num_timesteps, options.timestep_shift)
-    with draft(contexts, len(markers) + noise.shape[0]) as tails:
-        plain, guided = _evaluations(_Canvas(model, grid, markers), tails, branches, options)
+    with draft(contexts, canvas.num_tokens) as tails:
+        plain, guided = _evaluations(canvas, tails, branches, options)
         num_guided = sum(map(options.guided, times[:-1]))
         repeats = not options.enable_taylorseer  # which counts its calls
         without = steady(model, plain, noise, repeats * (len(times) - 1 - num_guided))
@@ -100,7 +126,7 @@ def _guidance_contexts(
 
 
 def _evaluations(
-    canvas: _Canvas, tails: Sequence[Tail], branches: Sequence[int], options: ImageOptions
+    canvas: Canvas, tails: Sequence[Tail], branches: Sequence[int], options: ImageOptions
 ) -> tuple[Evaluation, Evaluation]:
     """Return the velocity without guidance, and the one with it.
 
@@ -125,29 +151,41 @@ def _evaluations(
     return (lambda latent, time: first(latent, time)[0]), guided
 
 
-class _Canvas:
-    """What every step of one image has in common: markers, places and row layouts."""
+class Canvas:
+    """What every step of one image has in common: markers, places and row layouts.
 
-    def __init__(self, model: Bagel, grid: Grid, markers: tuple[int, int]) -> None:
-        self._model = model
+    Args:
+        model: the model.
+        markers: (markers,) ids that stand around the image.
+        places: (latent tokens, hidden), their rows of the position table.
+    """
+
+    @inference
+    def __init__(self, model: Bagel, markers: Tensor, places: Tensor) -> None:
+        self.model = model
         self._markers = model.embed(markers)
-        self._places = model.latent_places(grid).to(self._markers)
-        self._shape = Shape(num_text=len(markers), num_latent=len(self._places), causal=False)
+        self._places = places.to(self._markers)
+        self._shape = Shape(num_text=len(markers), num_latent=len(places), causal=False)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the image, its markers included."""
+        return self._shape.num_text + self._shape.num_latent
 
     @property
     def packs(self) -> bool:
         """Whether branches run faster as rows of one forward than one after the other."""
-        on_cpu = self._model.device.type == "cpu"
+        on_cpu = self.model.device.type == "cpu"
         most = _PACKED_TOKENS_ON_CPU if on_cpu else SMALL_IMAGE_TOKENS
         return self._shape.num_latent <= most
 
     def last_layer(self, tails: Sequence[Tail]) -> Evaluation:
         """Return what the last layer says, (contexts, tokens, hidden), from one forward."""
-        model, count = self._model, len(tails)
+        model, count = self.model, len(tails)
         sequences, rotaries = model.arrange([(tail, self._shape) for tail in tails])
         markers = self._markers.repeat(count, 1)
 
-        @torch.inference_mode()
+        @inference
         def evaluate(latent: Tensor, time: Tensor) -> Tensor:
             tokens = model.latent_tokens(latent, time, self._places)
             rows = tokens.expand(count, -1, -1).flatten(0, 1)  # (contexts * tokens, hidden)
@@ -158,7 +196,7 @@ class _Canvas:
 
     def velocities(self, last_layers: Sequence[Evaluation]) -> Evaluation:
         """Return the velocities, (contexts, tokens, patch values), of all contexts in order."""
-        model = self._model
+        model = self.model
         return lambda latent, time: torch.cat(
             [model.velocity(last_layer(latent, time)) for last_layer in last_layers]
         )

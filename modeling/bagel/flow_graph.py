@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from modeling.cuda_graph import Work, can_repeat, captured, tell_once
 from modeling.flow import Evaluation, Velocity
+from modeling.inference import inference
 
 # Latent tokens of 512 x 512 pixels. Up to here a GPU waits for its host to start kernels, so that
 # graphs and packed branches pay; beyond, each branch fills it by itself.
@@ -49,18 +50,18 @@ class StaticEvaluation:
 
     def __init__(self, evaluate: Evaluation, noise: Tensor) -> None:
         self._latent = noise.clone()
-        self._time = torch.ones(1, device=noise.device)
+        self._time = torch.ones(1, dtype=torch.float32, device=noise.device)
         # Without a reference to this object, which would keep a context's memory until collected.
         self._work: Work = partial(evaluate, self._latent, self._time)
 
-    @torch.inference_mode()
+    @inference
     def __call__(self, latent: Tensor, time: float) -> Tensor:
         """Evaluate; nothing is copied from the host."""
         self._latent.copy_(latent)
         self._time.fill_(time)
         return self._work()
 
-    @torch.inference_mode()
+    @inference
     def record(self, capture: Callable[[Work, torch.device], Work]) -> None:
         """Let calls repeat a recording of the evaluation from now on.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -38,10 +39,10 @@ def sincos_table(dim: int, side: int) -> Tensor:
 
 
 class PositionEmbedding(nn.Module):
-    """A fixed sin-cos table: computed, and replaced by a state dict that holds one.
+    """A fixed sin-cos table: computed, and replaced by a file that holds one.
 
-    The table is no part of `state_dict()`. Loaders that go by those names, accelerate's among them,
-    then neither miss it in a file that lacks it nor offload it; they pass over a stored one.
+    Every loader finds the table under its published name. Files may leave it out: it has its
+    values from the beginning, also where all parameters are built on the meta device.
 
     Args:
         max_num_patch_per_side: side of the table.
@@ -52,18 +53,30 @@ class PositionEmbedding(nn.Module):
 
     def __init__(self, max_num_patch_per_side: int, hidden_size: int) -> None:
         super().__init__()
-        table = sincos_table(hidden_size, max_num_patch_per_side)
-        self.register_buffer("pos_embed", table, persistent=False)
+        # A buffer, because accelerate's `init_empty_weights` drops the values of parameters, and
+        # nothing would bring them back with a file that lacks them.
+        self.register_buffer("pos_embed", sincos_table(hidden_size, max_num_patch_per_side))
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Name the table; asked for this module's own alone, only while it is without values.
+
+        This is how accelerate asks what it shall take off this module and fetch again before each
+        call. A table that a file lacks could not be fetched, and one that has its values needs not.
+        """
+        if recurse or self.pos_embed.is_meta:
+            yield from super().named_buffers(prefix, recurse, remove_duplicate)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        stored = state_dict.pop(f"{prefix}pos_embed", None)
-        if stored is not None:
-            if stored.shape != self.pos_embed.shape:
-                raise ValueError(
-                    f"{prefix}pos_embed must be {tuple(self.pos_embed.shape)}, as its model is "
-                    f"configured, got {tuple(stored.shape)}"
-                )
-            self.pos_embed = stored.to(self.pos_embed.device)
+        stored = state_dict.get(f"{prefix}pos_embed")
+        if stored is None:
+            return  # computed
+        if stored.shape != self.pos_embed.shape:
+            raise ValueError(
+                f"{prefix}pos_embed must be {tuple(self.pos_embed.shape)}, as its model is "
+                f"configured, got {tuple(stored.shape)}"
+            )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, positions: Tensor) -> Tensor:

@@ -8,12 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.wording import shown
 from modeling.attention import Projected, Sequences
 from modeling.bagel.config import Qwen2Config, rope_theta
-from modeling.context import NaiveCache
 from modeling.linear import Linear
+from modeling.published import forward
+from modeling.published.cache import NaiveCache
+from modeling.published.forward import BaseNavitOutputWithPast
 
-__all__ = ["NaiveCache", "Qwen2ForCausalLM", "Qwen2MoTDecoderLayer", "Qwen2Model", "rotary_angles"]
+__all__ = [
+    "BaseNavitOutputWithPast",
+    "NaiveCache",
+    "Qwen2ForCausalLM",
+    "Qwen2MoTDecoderLayer",
+    "Qwen2Model",
+    "rotary_angles",
+]
 
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, (tokens, head_dim), float32
 Pair = tuple[Tensor, Tensor | None]  # what goes through the text and the generation weights
@@ -219,12 +229,14 @@ class Qwen2ForCausalLM(nn.Module):
         self.model = Qwen2Model(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
 
+    forward_inference = forward.forward_inference
+
 
 def _check(config: Qwen2Config) -> None:
     layer_module = getattr(config, "layer_module", "Qwen2MoTDecoderLayer")
     if layer_module != "Qwen2MoTDecoderLayer":
         raise ValueError(
-            f"layer_module must be 'Qwen2MoTDecoderLayer', got {layer_module!r}: "
+            f"layer_module must be 'Qwen2MoTDecoderLayer', got {shown(layer_module)}: "
             "BAGEL checkpoints hold two sets of weights a layer"
         )
     if config.tie_word_embeddings:

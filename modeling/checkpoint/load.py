@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,21 +12,37 @@ from typing import Any
 
 import torch
 
-from data.data_utils import add_special_tokens
+from data.data_utils import MARKERS, add_special_tokens
 from data.transforms import ImageTransform
 from modeling import speed
 from modeling.autoencoder import AutoEncoder, load_ae
-from modeling.bagel import Bagel, BagelConfig
-from modeling.checkpoint.files import AUTOENCODER_FILE, Location, locate
-from modeling.checkpoint.model import bagel_config, check_weights, empty_model
-from modeling.checkpoint.placement import Device, DeviceMap, Placement
-from modeling.checkpoint.settings import read_settings
+from modeling.bagel import Bagel
+from modeling.checkpoint.configurations import LLM_CONFIG_FILE, VIT_CONFIG_FILE
+from modeling.checkpoint.files import (
+    AUTOENCODER_FILE,
+    FROM_BASE,
+    TOKENIZER_FILES,
+    Location,
+    locate,
+)
+from modeling.checkpoint.keywords import (
+    Device,
+    check_hub_options,
+    check_switches,
+    checked_device,
+    checked_dtype,
+    understood,
+)
+from modeling.checkpoint.model import Parts, bagel_config, check_weights, empty_model
+from modeling.checkpoint.placement import DeviceMap, Placement
+from modeling.checkpoint.published import protocol_of
+from modeling.checkpoint.settings import SETTINGS_FILE, read_settings
+from modeling.checkpoint.sizes import transforms
 from modeling.checkpoint.weights import open_weights
 from modeling.qwen2 import Qwen2Tokenizer
+from modeling.small_files import require_file
 
-# Largest side, smallest side in pixels.
-PUBLISHED_VAE_SIZES = (1024, 512)
-PUBLISHED_VIT_SIZES = (980, 224)
+logger = logging.getLogger("auto_interleaved")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,6 +57,7 @@ class Checkpoint:
         vit_transform: the same for the vision encoder.
         new_token_ids: `bos_token_id`, `eos_token_id`, `start_of_image`, `end_of_image`.
         settings: what the small file beside the weights and the caller say, see `read_settings`.
+        protocol: the preset by which it asks for pictures, see `protocol_of`.
     """
 
     model: Bagel
@@ -48,12 +67,14 @@ class Checkpoint:
     vit_transform: ImageTransform
     new_token_ids: dict[str, int]
     settings: dict[str, Any]
+    protocol: str = "native"
 
 
 def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each optional
     path_or_hub_id: str | os.PathLike[str],
     *,
-    dtype: torch.dtype | None = None,
+    base: str | os.PathLike[str] | None = None,
+    dtype: torch.dtype | str | None = None,
     device: Device | None = None,
     device_map: str | DeviceMap | None = None,
     max_memory: Mapping[int | str, int | str] | None = None,
@@ -65,6 +86,7 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
     token: str | bool | None = None,
     compile_layers: bool = False,
     fp8: bool = False,
+    **others: Any,
 ) -> Checkpoint:
     """Load a checkpoint in the published layout.
 
@@ -74,8 +96,10 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
 
     Args:
         path_or_hub_id: a directory, one of the weight files in it, or a hub id.
-        dtype: of the model and the autoencoder: float32, bfloat16 or float16; None is what the
-            settings say, else each is kept as it is stored.
+        base: the checkpoint that has what this one lacks: configurations, tokenizer, autoencoder,
+            tensors. What training saves is often no more than the weights that it changed.
+        dtype: of the model and the autoencoder: float32, bfloat16 or float16, also by name; None
+            or "auto" is what the settings say, else each is kept as it is stored.
         device: one device for everything; None is the CPU.
         device_map: for a model spread over several devices, the CPU and "disk": module name to
             device, or "auto", "balanced", "balanced_low_0", "sequential".
@@ -91,6 +115,7 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
             `modeling.speed.compile_layers`.
         fp8: multiply in fp8 in the decoder's layers. Faster and lossy; see
             `modeling.speed.quantize_fp8`.
+        **others: `torch_dtype`, transformers' older name of `dtype`; any other is an error.
 
     Returns:
         Model, autoencoder, tokenizer, transforms, special ids and settings.
@@ -99,28 +124,34 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
         FileNotFoundError: the checkpoint, or a file that it must have, is not there.
         ValueError: a file is damaged, its content does not fit the others', or an option is out of
             range; the message names the file and what to do.
+        TypeError: a keyword is unknown or its value of a wrong type.
         ImportError: `fp8` without torchao.
     """
-    if fp8:
-        speed.check_fp8({torch.device("cpu" if device is None else device)})
+    spelled = understood({**_keywords(), "dtype": dtype}, others)
+    check_switches(local_files_only=local_files_only, compile_layers=compile_layers, fp8=fp8)
+    check_hub_options(revision, cache_dir, token)
     placement = Placement(
-        dtype=dtype,
-        device=device,
+        dtype=checked_dtype(spelled["dtype"]),
+        device=checked_device(device),
         device_map=device_map,
         max_memory=max_memory,
         offload_folder=offload_folder,
     )
+    if fp8:
+        _check_fp8(placement)
     location = locate(
         path_or_hub_id,
+        base=base,
         revision=revision,
         local_files_only=local_files_only,
         cache_dir=cache_dir,
         token=token,
     )
-    known = read_settings(location.directory, settings or {})
-    if dtype is None and "dtype" in known:
+    known = read_settings(location.file(SETTINGS_FILE), settings)
+    if placement.dtype is None and "dtype" in known:
         placement = replace(placement, dtype=getattr(torch, known["dtype"]))
-    checkpoint = _load(location, placement, known)
+    source = "settings" if settings else location.file(SETTINGS_FILE)
+    checkpoint = _load(location, placement, known, source)
     if fp8:
         speed.quantize_fp8(checkpoint.model)
     if compile_layers:
@@ -128,17 +159,39 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
     return checkpoint
 
 
-def _load(location: Location, placement: Placement, settings: dict[str, Any]) -> Checkpoint:
+def _keywords() -> dict[str, None]:
+    """Return the names of the loading keywords."""
+    named = inspect.signature(load_checkpoint).parameters.values()
+    return {p.name: None for p in named if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _check_fp8(placement: Placement) -> None:
+    # The devices first: what is missing besides would not help.
+    speed.check_fp8_devices(placement.devices())
+    speed.check_fp8(placement.devices())
+
+
+def _load(
+    location: Location, placement: Placement, settings: dict[str, Any], source: object
+) -> Checkpoint:
     """Check everything that is cheap to check, then fill the model."""
-    weights = open_weights(location.weights)
-    vae_model = _autoencoder(location.directory, settings)
-    config = bagel_config(location.directory, weights, vae_model.params, settings)
+    own = open_weights(location.weights)
+    base = own if location.base is None else open_weights(location.base.weights)
+    location.require((AUTOENCODER_FILE,), (LLM_CONFIG_FILE,), (VIT_CONFIG_FILE,), TOKENIZER_FILES)
+    parts = Parts.read(location, own.over(base))
+    tokenizer, new_token_ids = _tokenizer(
+        location.home(*TOKENIZER_FILES), parts.llm_config.vocab_size
+    )
+    vae_model = _autoencoder(location.file(AUTOENCODER_FILE), settings)
+    config = bagel_config(parts, own.over(base), vae_model.params, settings)
     model = empty_model(config)
+    weights = own.over(base, model.state_dict().keys())
     check_weights(model, weights)
-    vae_transform, vit_transform = _transforms(config, settings)
-    tokenizer, new_token_ids = _tokenizer(location.directory, config)
+    vae_transform, vit_transform = transforms(config, settings, source)
     placement.fill(model, weights)
     vae_model.to(device=model.device, dtype=placement.dtype or vae_model.dtype)
+    protocol, why = protocol_of(location, config, own, settings)
+    logger.info("%s: protocol %r, because %s", location.directory, protocol, why)
     return Checkpoint(
         model=model,
         vae_model=vae_model,
@@ -147,55 +200,37 @@ def _load(location: Location, placement: Placement, settings: dict[str, Any]) ->
         vit_transform=vit_transform,
         new_token_ids=new_token_ids,
         settings=settings,
+        protocol=protocol,
     )
 
 
-def _autoencoder(directory: Path, settings: Mapping[str, Any]) -> AutoEncoder:
-    vae_model, params = load_ae(directory / AUTOENCODER_FILE)
+def _autoencoder(path: Path, settings: Mapping[str, Any]) -> AutoEncoder:
+    require_file(path, FROM_BASE)
+    vae_model, params = load_ae(path)
     vae_model.params = replace(params, **settings.get("autoencoder", {}))
     return vae_model
 
 
-def _transforms(
-    config: BagelConfig, settings: Mapping[str, Any]
-) -> tuple[ImageTransform, ImageTransform]:
-    assert config.vae_config is not None
-    assert config.vit_config is not None
-    latent_stride = config.vae_config.downsample * config.latent_patch_size
-    largest_latent = config.max_latent_size * latent_stride
-    patch = config.vit_config.patch_size
-    largest_patched = config.vit_max_num_patch_per_side * patch
-    return (
-        _transform("vae_transform", settings, PUBLISHED_VAE_SIZES, latent_stride, largest_latent),
-        _transform("vit_transform", settings, PUBLISHED_VIT_SIZES, patch, largest_patched),
-    )
-
-
-def _transform(
-    name: str, settings: Mapping[str, Any], published: tuple[int, int], stride: int, limit: int
-) -> ImageTransform:
-    """Make the transform that the settings name, else the published one as far as tables reach."""
-    if name not in settings:
-        largest = min(published[0], limit) // stride * stride
-        return ImageTransform(largest, min(published[1], largest), stride)
-    if settings[name][2] % stride:
-        raise ValueError(
-            f"{name}: its stride must be a multiple of the model's {stride}, got "
-            f"{settings[name][2]}"
+def _tokenizer(directory: Path, rows: int) -> tuple[Qwen2Tokenizer, dict[str, int]]:
+    """Read the tokenizer of a model that embeds so many tokens."""
+    tokenizer, new_token_ids, added = add_special_tokens(Qwen2Tokenizer.from_pretrained(directory))
+    if added:
+        logger.warning(
+            "the tokenizer files in %s do not name all of %s: %d of them got new ids, hardly those "
+            "that the model was trained with; copy its tokenizer_config.json there",
+            directory,
+            ", ".join(MARKERS.values()),
+            added,
         )
-    try:
-        return ImageTransform(*settings[name])
-    except ValueError as error:
-        raise ValueError(f"{name} {list(settings[name])}: {error}") from error
-
-
-def _tokenizer(directory: Path, config: BagelConfig) -> tuple[Qwen2Tokenizer, dict[str, int]]:
-    assert config.llm_config is not None
-    tokenizer, new_token_ids, _ = add_special_tokens(Qwen2Tokenizer.from_pretrained(directory))
-    rows = config.llm_config.vocab_size
     if len(tokenizer) > rows:
         raise ValueError(
             f"the tokenizer in {directory} has {len(tokenizer)} tokens, but the model embeds only "
+            f"{rows}; copy the tokenizer files of the checkpoint that was trained on there"
+        )
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= rows:
+        raise ValueError(
+            f"the tokenizer in {directory} gives ids up to {largest}, but the model embeds only "
             f"{rows}; copy the tokenizer files of the checkpoint that was trained on there"
         )
     return tokenizer, new_token_ids

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from accelerate import init_empty_weights
-from transformers.activations import ACT2FN
 
 from modeling.autoencoder import AutoEncoderParams
 from modeling.bagel import (
@@ -21,19 +19,48 @@ from modeling.bagel import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
-from modeling.checkpoint.files import BASE_CHECKPOINT, read_json, shorten
+from modeling.checkpoint.configurations import (
+    LLM_CONFIG_FILE,
+    VIT_CONFIG_FILE,
+    read_llm_config,
+    read_vit_config,
+)
+from modeling.checkpoint.files import BASE_CHECKPOINT, Location, shorten
+from modeling.checkpoint.names import TABLES
+from modeling.checkpoint.settings import LARGEST_TABLE_SIDE
 from modeling.checkpoint.weights import Weights
 
-LLM_CONFIG_FILE = "llm_config.json"
-VIT_CONFIG_FILE = "vit_config.json"
 PUBLISHED_LATENT_PATCH_SIZE = 2
 PUBLISHED_MAX_LATENT_SIZE = 64
 
-_VIT_LAYER = re.compile(r"vit_model\.vision_model\.encoder\.layers\.(\d+)\.")
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The configurations of what a model is joined from."""
+
+    llm_config: Qwen2Config
+    vit_config: SiglipVisionConfig
+
+    @classmethod
+    def read(cls, location: Location, weights: Weights) -> Parts:
+        """Read both files.
+
+        Args:
+            location: where `llm_config.json` and `vit_config.json` are.
+            weights: the tensors; their shapes are looked at.
+
+        Raises:
+            FileNotFoundError: a configuration is missing.
+            ValueError: a configuration is not valid.
+        """
+        return cls(
+            llm_config=read_llm_config(location.file(LLM_CONFIG_FILE), weights),
+            vit_config=read_vit_config(location.file(VIT_CONFIG_FILE), weights),
+        )
 
 
 def bagel_config(
-    directory: Path, weights: Weights, vae_config: AutoEncoderParams, settings: Mapping[str, Any]
+    parts: Parts, weights: Weights, vae_config: AutoEncoderParams, settings: Mapping[str, Any]
 ) -> BagelConfig:
     """Work out how a checkpoint's model is configured.
 
@@ -41,17 +68,12 @@ def bagel_config(
     has the published value where none of them tells.
 
     Args:
-        directory: holds `llm_config.json` and `vit_config.json`.
+        parts: the configurations of decoder and vision encoder.
         weights: the tensors; their shapes are looked at.
         vae_config: the autoencoder's sizes.
         settings: what `read_settings` returned.
-
-    Raises:
-        FileNotFoundError: a configuration is missing.
-        ValueError: a configuration is not valid, or the activation is unknown.
     """
-    llm_config = _llm_config(directory)
-    vit_config = _vit_config(directory, weights)
+    vit_config = parts.vit_config
     found = {
         "latent_patch_size": _latent_patch_size(weights, vae_config),
         "max_latent_size": _table_side(weights, "latent_pos_embed") or PUBLISHED_MAX_LATENT_SIZE,
@@ -59,46 +81,26 @@ def bagel_config(
         or vit_config.image_size // vit_config.patch_size,
     }
     values = {**found, **settings.get("bagel", {})}
-    config = BagelConfig(
-        llm_config=llm_config, vit_config=vit_config, vae_config=vae_config, **values
+    return BagelConfig(
+        llm_config=parts.llm_config, vit_config=vit_config, vae_config=vae_config, **values
     )
-    if config.connector_act not in ACT2FN:
-        raise ValueError(
-            f"connector_act must be an activation that transformers knows, such as "
-            f"'gelu_pytorch_tanh', got {config.connector_act!r}"
-        )
-    return config
-
-
-def _llm_config(directory: Path) -> Qwen2Config:
-    config = Qwen2Config(**read_json(directory / LLM_CONFIG_FILE))
-    # The published file describes the Qwen2 that BAGEL grew out of; scripts set these.
-    config.layer_module = "Qwen2MoTDecoderLayer"
-    config.tie_word_embeddings = False
-    return config
-
-
-def _vit_config(directory: Path, weights: Weights) -> SiglipVisionConfig:
-    config = SiglipVisionConfig(**read_json(directory / VIT_CONFIG_FILE))
-    config.rope = False
-    indices = [int(match[1]) for name in weights.tensors if (match := _VIT_LAYER.match(name))]
-    stored, configured = max(indices, default=-1) + 1, config.num_hidden_layers
-    # The published configuration counts one layer more than was ever used. A file with fewer than
-    # that is not whole, and `check_weights` will say what it lacks.
-    config.num_hidden_layers = stored if stored == configured else configured - 1
-    return config
 
 
 def _latent_patch_size(weights: Weights, vae_config: AutoEncoderParams) -> int:
     stored = weights.tensors.get("vae2llm.weight")
-    values = stored.shape[-1] / vae_config.z_channels if stored is not None else 0
+    whole = stored is not None and len(stored.shape) == 2
+    values = stored.shape[-1] / vae_config.z_channels if stored is not None and whole else 0
     side = math.isqrt(int(values))
     return side if side and side**2 == values else PUBLISHED_LATENT_PATCH_SIZE
 
 
 def _table_side(weights: Weights, name: str) -> int | None:
     stored = weights.tensors.get(f"{name}.pos_embed")
-    return math.isqrt(stored.shape[0]) if stored is not None else None
+    if stored is None or len(stored.shape) != 2:
+        return None
+    side = math.isqrt(stored.shape[0])
+    # Of another length it is no table; `check_weights` will say so.
+    return side if side**2 == stored.shape[0] and side <= LARGEST_TABLE_SIDE else None
 
 
 def empty_model(config: BagelConfig) -> Bagel:
@@ -126,9 +128,7 @@ def check_weights(model: Bagel, weights: Weights) -> None:
         ValueError: tensors are missing or unexpected, have the wrong shape, or a dtype that cannot
             be loaded; the message lists them and says what to do.
     """
-    needed = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    tables = {name: tuple(table.shape) for name, table in model.named_buffers()}
-    expected = {**needed, **tables}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     stored = weights.tensors
     shared = sorted(expected.keys() & stored.keys())
     wrong = [
@@ -141,7 +141,8 @@ def check_weights(model: Bagel, weights: Weights) -> None:
         for name in shared
         if not stored[name].loadable
     ]
-    missing, unexpected = needed.keys() - stored.keys(), stored.keys() - expected.keys()
+    missing = expected.keys() - stored.keys() - set(TABLES)
+    unexpected = stored.keys() - expected.keys()
     faults = [
         ("are missing", _grouped(missing, whole=stored), _advice_on_missing(missing)),
         ("are not the model's", _grouped(unexpected, whole=expected), _ADVICE_ON_UNEXPECTED),
@@ -164,9 +165,12 @@ def _advice_on_missing(missing: Iterable[str]) -> str:
     if any(name.startswith("vit_model.") for name in missing):
         return (
             "training may leave the vision encoder out of its files; take these tensors from the "
-            f"base checkpoint, {BASE_CHECKPOINT}, and save them with the others"
+            f'base checkpoint: base="{BASE_CHECKPOINT}", or its directory'
         )
-    return f"take them from the checkpoint that was trained on, such as {BASE_CHECKPOINT}"
+    return (
+        "name the checkpoint that was trained on as base=, to take them from there, such as "
+        f'base="{BASE_CHECKPOINT}"'
+    )
 
 
 def _grouped(names: Iterable[str], *, whole: Iterable[str]) -> str:

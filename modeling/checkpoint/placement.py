@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +11,21 @@ import torch
 from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import get_balanced_memory, offload_weight
 from accelerate.utils.modeling import clean_device_map
-from torch import Tensor, nn
+from torch import Tensor
 
 from modeling.bagel import Bagel
-from modeling.checkpoint.weights import DTYPES, Weights
+from modeling.checkpoint.keywords import (
+    Device,
+    check_device_map,
+    check_folder,
+    check_max_memory,
+    make_folder,
+)
+from modeling.checkpoint.kinds import did_you_mean
+from modeling.checkpoint.weights import Weights
 
-Device = str | int | torch.device
+logger = logging.getLogger("auto_interleaved")
+
 DeviceMap = Mapping[str, Device]
 
 AUTOMATIC = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -51,33 +60,45 @@ class Placement:
             reads them from the checkpoint's own files whenever they are needed.
 
     Raises:
-        ValueError: the values exclude one another or are not known.
+        TypeError: a value is of a wrong type.
+        ValueError: the values exclude one another, are not known, or name what is not there.
     """
 
     dtype: torch.dtype | None = None
-    device: Device | None = None
+    device: torch.device | None = None
     device_map: str | DeviceMap | None = None
     max_memory: Mapping[int | str, int | str] | None = None
     offload_folder: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in DTYPES.values():
-            known = ", ".join(str(dtype) for dtype in DTYPES.values())
-            raise ValueError(f"dtype must be None or one of {known}; got {self.dtype!r}")
         if self.device is not None and self.device_map is not None:
             raise ValueError(
-                f"device={self.device!r} and device_map={self.device_map!r} exclude each other; "
+                f"device='{self.device}' and device_map={self.device_map!r} exclude each other; "
                 "give the one device, or the map"
             )
-        if isinstance(self.device_map, str) and self.device_map not in AUTOMATIC:
-            raise ValueError(
-                f"device_map must be a dict or one of {', '.join(AUTOMATIC)}; got "
-                f"{self.device_map!r}; for a single device use device={self.device_map!r}"
-            )
-        if self.max_memory is not None and not isinstance(self.device_map, str):
-            raise ValueError(
-                "max_memory bounds an automatic device_map; give device_map='auto' too"
-            )
+        if self.device_map is not None:
+            check_device_map(self.device_map, AUTOMATIC)
+        if self.max_memory is not None:
+            if not isinstance(self.device_map, str):
+                raise ValueError(
+                    "max_memory bounds an automatic device_map; give device_map='auto' too"
+                )
+            check_max_memory(self.max_memory)
+        if self.offload_folder is not None:
+            check_folder(self.offload_folder)
+            if self.device_map is None:
+                logger.warning("offload_folder has no effect without a device_map")
+
+    def devices(self) -> set[torch.device]:
+        """Return the devices that are asked for; of an automatic map, all that it could use."""
+        if self.device_map is None:
+            return {self.device or torch.device("cpu")}
+        if isinstance(self.device_map, str):
+            number = torch.cuda.device_count()
+            return {torch.device("cpu"), *(torch.device("cuda", i) for i in range(number))}
+        # What is left on disk is computed elsewhere, in a dtype that the file has.
+        places = ("cpu" if place == "disk" else place for place in self.device_map.values())
+        return {torch.device(place) for place in places}
 
     def fill(self, model: Bagel, weights: Weights) -> None:
         """Put weights into a model that was built without storage.
@@ -111,7 +132,8 @@ class Placement:
         else:
             wanted = {name: _plain(device) for name, device in self.device_map.items()}
         _check_names(wanted, model)
-        modules = [name for name, module in model.named_modules() if _has_tensors(module)]
+        # Of those that hold tensors themselves.
+        modules = dict.fromkeys(name.rpartition(".")[0] for name in model.state_dict())
         by_module = {name: _device_of(name, wanted) for name in modules}
         for name in modules:
             if name.startswith(_TOGETHER):
@@ -141,7 +163,7 @@ class Placement:
             kept = {n: w for n, w in model.state_dict().items() if _on(n, device_map, "cpu")}
         copied: dict[str, dict[str, object]] = {}
         if self.offload_folder is not None:
-            os.makedirs(self.offload_folder, exist_ok=True)
+            make_folder(self.offload_folder)
             for name, weight in left.items():
                 offload_weight(weight.to(dtype), name, self.offload_folder, copied)
             left = {}
@@ -159,11 +181,6 @@ class Placement:
 def _plain(device: Device) -> str | int:
     """Return a device as accelerate compares it."""
     return device if isinstance(device, int) or device == "disk" else str(torch.device(device))
-
-
-def _has_tensors(module: nn.Module) -> bool:
-    tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    return bool(tensors)
 
 
 def _device_of(name: str, device_map: Mapping[str, str | int]) -> str | int:
@@ -194,7 +211,8 @@ def _check_names(device_map: Mapping[str, str | int], model: Bagel) -> None:
     known = [name for name, _ in model.named_modules()]
     for name in device_map:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            parts = ", ".join(child for child, _ in model.named_children())
             raise ValueError(
-                f"device_map: the model has no module {name!r}; did you mean {near!r}?"
+                f"device_map: the model has no module {name!r}{did_you_mean(name, known)}; its "
+                f"parts are {parts}"
             )

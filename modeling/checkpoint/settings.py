@@ -2,74 +2,61 @@
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modeling.checkpoint.files import read_json
+from transformers.activations import ACT2FN
+
+from data.protocols import PROTOCOLS
+from modeling.checkpoint.kinds import (
+    NUMBER,
+    POSITIVE,
+    SWITCH,
+    TEXT,
+    Kind,
+    check_keys,
+    check_values,
+    count,
+    counts,
+    one_of,
+)
+from modeling.small_files import exists, read_object, shown
 
 SETTINGS_FILE = "bagel_config.json"
 DTYPES = ("float32", "bfloat16", "float16")
 
+# Tables are computed before any tensor is looked at: they must not take all memory. The published
+# ones have 64 and 70 a side.
+LARGEST_TABLE_SIDE = 512
+_TABLE_SIDE = count(LARGEST_TABLE_SIDE)
+_MAX_PIXELS = 65_536
+_TRANSFORM = counts(3, "[largest side, smallest side, stride] in pixels", _MAX_PIXELS)
 
-@dataclass(frozen=True, kw_only=True)
-class _Kind:
-    """What values a setting may have, as a test and in words."""
+ACTIVATION = one_of(ACT2FN, "an activation that transformers knows, such as 'gelu_pytorch_tanh'")
 
-    accepts: Callable[[Any], bool]
-    words: str
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _counts(length: int, words: str) -> _Kind:
-    def accepts(value: Any) -> bool:
-        return (
-            isinstance(value, list | tuple) and len(value) == length and all(map(_is_count, value))
-        )
-
-    return _Kind(accepts=accepts, words=words)
-
-
-_COUNT = _Kind(accepts=_is_count, words="a positive whole number")
-_NUMBER = _Kind(accepts=_is_number, words="a finite number")
-_POSITIVE = _Kind(accepts=lambda value: _is_number(value) and value > 0, words="a number above 0")
-_TEXT = _Kind(accepts=lambda value: isinstance(value, str), words="a string")
-_SWITCH = _Kind(accepts=lambda value: isinstance(value, bool), words="true or false")
-_DTYPE = _Kind(accepts=DTYPES.__contains__, words=f"one of {', '.join(DTYPES)}")
-_TRANSFORM = _counts(3, "[largest side, smallest side, stride] in pixels")
-
-_KINDS: Mapping[str, _Kind] = {
-    "bagel.latent_patch_size": _COUNT,
-    "bagel.max_latent_size": _COUNT,
-    "bagel.vit_max_num_patch_per_side": _COUNT,
-    "bagel.connector_act": _TEXT,
-    "bagel.interpolate_pos": _SWITCH,
-    "bagel.timestep_shift": _POSITIVE,
-    "autoencoder.scale_factor": _POSITIVE,
-    "autoencoder.shift_factor": _NUMBER,
+_KINDS: Mapping[str, Kind] = {
+    "bagel.latent_patch_size": count(64),
+    "bagel.max_latent_size": _TABLE_SIDE,
+    "bagel.vit_max_num_patch_per_side": _TABLE_SIDE,
+    "bagel.connector_act": TEXT,
+    "bagel.interpolate_pos": SWITCH,
+    "bagel.timestep_shift": POSITIVE,
+    "autoencoder.scale_factor": POSITIVE,
+    "autoencoder.shift_factor": NUMBER,
     "vae_transform": _TRANSFORM,
     "vit_transform": _TRANSFORM,
-    "dtype": _DTYPE,
-    "protocol": _TEXT,
-    "image_shape": _counts(2, "[height, width] in pixels"),
+    "dtype": one_of(DTYPES),
+    "protocol": one_of(PROTOCOLS),
+    "image_shape": counts(2, "[height, width] in pixels", _MAX_PIXELS),
 }
 
 
-def read_settings(directory: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def read_settings(path: Path, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
     """Read the settings beside a checkpoint's weights, and lay others over them.
 
     Args:
-        directory: the checkpoint; most have no such file.
+        path: the file; most checkpoints have none.
         overrides: the same keys as in the file; inside "bagel" and "autoencoder", key by key.
 
     Returns:
@@ -81,18 +68,23 @@ def read_settings(directory: Path, overrides: Mapping[str, Any]) -> dict[str, An
         optional. The dtype is the one to compute in where the caller does not say.
 
     Raises:
-        ValueError: a key is unknown, or a value not of its kind.
+        ValueError: the file is broken, a key is unknown, or a value not of its kind.
+        TypeError: the overrides are no dictionary.
     """
-    path = directory / SETTINGS_FILE
-    stored = _flattened(read_json(path)) if path.is_file() else {}
-    given = _flattened(overrides)
-    _check(stored, str(path))
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise TypeError(
+            "settings must be a dictionary with the keys of "
+            f"{SETTINGS_FILE}, such as {{'image_shape': [512, 512]}}; got {shown(overrides)}"
+        )
+    given = _flattened(overrides or {})
     _check(given, "settings")
+    stored = _flattened(read_object(path)) if exists(path) else {}
+    _check(stored, str(path))
     return _nested({**stored, **given})
 
 
-def _flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flattened(settings: Mapping[Any, Any]) -> dict[Any, Any]:
+    flat: dict[Any, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
             flat.update({f"{key}.{name}": inner for name, inner in value.items()})
@@ -112,13 +104,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _check(flat: Mapping[str, Any], source: str) -> None:
-    for key, value in flat.items():
-        if key not in _KINDS:
-            near = difflib.get_close_matches(key, _KINDS, n=1, cutoff=0.0)
-            raise ValueError(
-                f"{source}: there is no setting {key!r}; did you mean {near[0]!r}? "
-                f"Known are {', '.join(_KINDS)}"
-            )
-        if not _KINDS[key].accepts(value):
-            raise ValueError(f"{source}: {key} must be {_KINDS[key].words}, got {value!r}")
+def _check(flat: Mapping[Any, Any], source: str) -> None:
+    check_keys(flat, _KINDS, source)
+    check_values(flat, _KINDS, source)
+    check_values(flat, {"bagel.connector_act": ACTIVATION}, source)

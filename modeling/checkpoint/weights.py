@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from modeling.checkpoint.files import INDEX_SUFFIX, read_json, shorten
+from modeling.checkpoint.files import INDEX_SUFFIX, shorten
+from modeling.checkpoint.names import plain_names
+from modeling.checkpoint.recognition import advice_on_file, advice_on_tensors
+from modeling.small_files import exists, read_object, require_file, shown
+
+logger = logging.getLogger("auto_interleaved")
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -53,11 +59,21 @@ class Weights:
 
     Attributes:
         source: the file or the index, for messages.
-        tensors: every tensor by name; nothing but headers has been read.
+        tensors: every tensor by its plain name; nothing but headers has been read.
     """
 
     source: Path
     tensors: Mapping[str, StoredTensor]
+
+    def over(self, base: Weights, names: Collection[str] | None = None) -> Weights:
+        """Return these, completed with another checkpoint's.
+
+        Args:
+            base: the other checkpoint.
+            names: which tensors to take from it where they are missing here; None is all.
+        """
+        taken = {n: t for n, t in base.tensors.items() if names is None or n in names}
+        return replace(self, tensors={**taken, **self.tensors})
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,7 +87,9 @@ class Weights:
     def place(self, name: str) -> str:
         """Return a tensor's name, and which file it is in where there are several."""
         file = self.tensors[name].file
-        return name if file == self.source else f"{name} in {file.name}"
+        if file == self.source:
+            return name
+        return f"{name} in {file.name if file.parent == self.source.parent else file}"
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Map tensors into memory, as stored.
@@ -124,18 +142,33 @@ class _Piece:
 def open_weights(path: Path) -> Weights:
     """Read the headers of a safetensors file, or of the shards that an index names.
 
+    Names are read without what wrappers such as DistributedDataParallel or torch.compile put there.
+
     Raises:
         FileNotFoundError: the file or one of the shards is not there.
-        ValueError: a file is no safetensors or not whole, or index and shards contradict each
-            other.
+        ValueError: a file is no safetensors or not whole, index and shards contradict each other,
+            two names mean one tensor, or it is another kind of model.
     """
-    if not path.name.endswith(INDEX_SUFFIX):
-        return Weights(source=path, tensors=_header(path))
-    places = read_json(path).get("weight_map")
+    entries = _indexed(path) if path.name.endswith(INDEX_SUFFIX) else _header(path)
+    names = plain_names(entries, path)
+    changed = [f"{stored} as {name}" for name, stored in names.items() if name != stored]
+    if changed:
+        logger.info("%s: read %d names like %s", path, len(changed), changed[0])
+    tensors = {name: entries[stored] for name, stored in names.items()}
+    what = advice_on_tensors({name: tensor.dtype for name, tensor in tensors.items()})
+    if what is not None:
+        raise ValueError(f"{path} is no BAGEL model that can be loaded: {what}")
+    return Weights(source=path, tensors=tensors)
+
+
+def _indexed(path: Path) -> dict[str, StoredTensor]:
+    places = read_object(path).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
         raise ValueError(f"{path} has no weight_map of tensor names to files; download it again")
     shards = sorted(set(places.values()))
-    absent = [shard for shard in shards if not (path.parent / shard).is_file()]
+    for shard in shards:
+        _check_shard(shard, path)
+    absent = [shard for shard in shards if not exists(path.parent / shard)]
     if absent:
         raise FileNotFoundError(
             f"{path} names shards that are not there: {shorten(absent)}; download them again"
@@ -147,19 +180,34 @@ def open_weights(path: Path) -> Weights:
             f"{path} names tensors that their shard does not hold: {shorten(astray)}; "
             "index and shards are of different checkpoints, download them again"
         )
-    return Weights(source=path, tensors={n: headers[shard][n] for n, shard in places.items()})
+    return {name: headers[shard][name] for name, shard in places.items()}
+
+
+def _check_shard(shard: str, path: Path) -> None:
+    """Refuse a shard outside the index's directory: an index comes from the network."""
+    forms = PurePosixPath(shard), PureWindowsPath(shard)
+    if any(form.anchor or ".." in form.parts for form in forms) or not forms[0].parts:
+        raise ValueError(
+            f"{path} names a shard outside its directory: {shown(shard)}; shards lie beside their "
+            "index, under names without a path"
+        )
+    if not shard.endswith(".safetensors"):
+        raise ValueError(
+            f"{path} names a shard that is no safetensors file: {shown(shard)}; convert the model "
+            "to safetensors, or download it in that format"
+        )
 
 
 def _header(file: Path) -> dict[str, StoredTensor]:
+    require_file(file, "give the path of the checkpoint's file of weights")
     try:
         # For its checks alone. As "pt" it would map the whole file at once, see _PIECE_BYTES.
         with safe_open(file, framework="numpy"):
             pass
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, OSError) as error:
         raise ValueError(
-            f"{file} is not a whole safetensors file ({error}); download or copy it again "
-            f"(it has {file.stat().st_size} bytes; a few hundred are a Git LFS pointer, which "
-            "`git lfs pull` replaces)"
+            f"{file} is not a whole safetensors file ({_reason(error)}; it has "
+            f"{file.stat().st_size:,} bytes): {advice_on_file(file)}"
         ) from error
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -175,3 +223,8 @@ def _header(file: Path) -> dict[str, StoredTensor]:
         )
         for name, entry in entries.items()
     }
+
+
+def _reason(error: Exception) -> str:
+    """Return what safetensors says, which may be in Rust's words and as long as the file."""
+    return shown(str(error)).strip("'\"")

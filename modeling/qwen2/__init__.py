@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,23 @@ from typing import Any
 # vocabulary. The fast one has neither fault and is what transformers 5 kept, under both names.
 from transformers import Qwen2TokenizerFast
 
+from modeling.qwen2.files import (
+    MERGES,
+    NUM_BYTES,
+    REMEDY,
+    SETTINGS,
+    VOCABULARY,
+    WHOLE,
+    added_tokens,
+    check_files,
+)
+from modeling.small_files import exists, is_directory, shown
+
 __all__ = ["Qwen2Tokenizer"]
 
-NUM_BYTES = 256
+# The tokenizers library has no argument for split_special_tokens: transformers sets it on the
+# tokenizer before each text, where another thread sets it otherwise meanwhile.
+one_text_at_a_time = threading.RLock()
 
 
 class Qwen2Tokenizer(Qwen2TokenizerFast):
@@ -30,6 +45,14 @@ class Qwen2Tokenizer(Qwen2TokenizerFast):
         if isinstance(kwargs.get("extra_special_tokens"), (list, tuple)):
             kwargs["additional_special_tokens"] = kwargs.pop("extra_special_tokens")
         super().__init__(*args, **kwargs)
+
+    def _encode_plus(self, *args: Any, **kwargs: Any) -> Any:
+        with one_text_at_a_time:
+            return super()._encode_plus(*args, **kwargs)
+
+    def _batch_encode_plus(self, *args: Any, **kwargs: Any) -> Any:  # transformers 4 alone has it
+        with one_text_at_a_time:
+            return super()._batch_encode_plus(*args, **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -48,15 +71,31 @@ class Qwen2Tokenizer(Qwen2TokenizerFast):
 
         Raises:
             FileNotFoundError: the directory lacks a vocabulary file.
-            ValueError: the vocabulary does not cover the 256 bytes.
+            ValueError: a file is broken, they contradict one another, or the vocabulary does not
+                cover the 256 bytes.
         """
-        _require_files(Path(pretrained_model_name_or_path, kwargs.get("subfolder") or ""))
-        tokenizer = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        directory = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        if not is_directory(directory):  # a hub id
+            return cls._settled(
+                super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs), directory
+            )
+        check_files(directory)
+        try:
+            tokenizer = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except Exception as error:  # its type depends on the fault and on transformers' version
+            raise ValueError(
+                f"the tokenizer files in {directory} ({_listed(directory)}) cannot be read "
+                f"together ({type(error).__name__}: {shown(str(error))}); {REMEDY}"
+            ) from error
+        _check_added(tokenizer, directory)
+        return cls._settled(tokenizer, directory)
+
+    @staticmethod
+    def _settled(tokenizer: Qwen2Tokenizer, source: Path) -> Qwen2Tokenizer:
         if tokenizer.vocab_size < NUM_BYTES:
             raise ValueError(
                 f"a byte-level vocabulary has at least {NUM_BYTES} tokens, got "
-                f"{tokenizer.vocab_size} from {pretrained_model_name_or_path}; "
-                "copy the tokenizer files of the base checkpoint there"
+                f"{tokenizer.vocab_size} from {source}; {REMEDY}"
             )
         # transformers 4 obeys a tokenizer_config.json that asks for the clean-up, and then drops
         # spaces before punctuation that are part of the tokens themselves.
@@ -64,13 +103,21 @@ class Qwen2Tokenizer(Qwen2TokenizerFast):
         return tokenizer
 
 
-def _require_files(directory: Path) -> None:
-    # Without this transformers 5 builds a tokenizer that reads every text as nothing at all.
-    if not directory.is_dir() or (directory / "tokenizer.json").is_file():
-        return
-    missing = [name for name in ("vocab.json", "merges.txt") if not (directory / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{directory} has no {' and no '.join(missing)} (nor a tokenizer.json); "
-            "copy the tokenizer files of the base checkpoint there"
-        )
+def _listed(directory: Path) -> str:
+    names = (WHOLE, VOCABULARY, MERGES, *SETTINGS)
+    return ", ".join(name for name in names if exists(directory / name))
+
+
+def _check_added(tokenizer: Qwen2Tokenizer, directory: Path) -> None:
+    """Compare the ids that a file gives to markers with those that they got.
+
+    transformers numbers them anew after a vocabulary of another length, without a word.
+    """
+    known = tokenizer.get_vocab()
+    for token, index in added_tokens(directory).items():
+        if known.get(token) != index:
+            raise ValueError(
+                f"{directory / SETTINGS[0]} gives {token!r} the id {index}, but with the "
+                f"vocabulary beside it, it has {known.get(token)}: the files are of different "
+                f"tokenizers, or the vocabulary is not whole; {REMEDY}"
+            )

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any
 
 import torch
 
 from auto_interleaved.command_line import run as run_command_line
-from auto_interleaved.engine import Run, Setting
+from auto_interleaved.direct import Direct
 from auto_interleaved.idle_options import without_previews
+from auto_interleaved.many import MAX_BATCH_SIZE, Many
 from auto_interleaved.memory import bytes_per_token
 from auto_interleaved.options import GenerationOptions, make_options
+from auto_interleaved.prepared import Prepared, prepare
 from auto_interleaved.record import GenerationError, RunRecord
-from auto_interleaved.sizes import check_sizes
 from data.output import InterleavedOutput
 from data.output.events import Event, Finished
-from data.prompts import Prompt, parse_prompt
+from data.prompts import Prompt
 from data.protocols import Protocol, find_protocol
 from inferencer import InterleaveInferencer
 from modeling.checkpoint import BUNDLED_MODEL, load_checkpoint
@@ -58,6 +60,7 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         if image_shape is not None:
             self.image_shape = image_shape
         self._last: RunRecord | None = None
+        self._many: Many | None = None
 
     @property
     def protocol(self) -> Protocol:
@@ -222,40 +225,85 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         Yields:
             Events; the last one is `Finished`.
         """
-        given = make_options(options)
-        setting = Setting(
-            options=given,
-            protocol=self.protocol if given.protocol is None else find_protocol(given.protocol),
-            image_shape=self.image_shape,
-            progress=self._progress,
-        )
-        parts = parse_prompt(prompt, split_special_tokens=given.split_special_tokens)
-        check_sizes(self, parts, given, self.image_shape)
-        record = RunRecord(_config(given, setting.protocol))
-        run = Run(self, setting, record)
-        run.check_positions(parts)
-        run.check_memory(parts)
-        self._last = record
-        return self._events(run, parts, record, given.on_error)
+        prepared = self._prepared(prompt, make_options(options), self._progress)
+        self._remember(prepared.record)
+        return Direct(self).drive(prepared.work(self._remember))
 
-    def _events(self, run: Run, parts: Any, record: RunRecord, on_error: str) -> Iterator[Event]:
-        record.begun, self._last = True, record
-        try:
-            reason = yield from run.events(parts)
-            output = record.finish(reason)
-        except Exception as error:
-            output = record.finish("error", error)
-        except GeneratorExit as error:
-            record.finish("interrupted", error)
-            raise  # and a run that has begun since remains the last one
-        except BaseException as error:
-            record.finish("interrupted", error)
-            self._last = record
-            raise
-        self._last = record  # a callback may have had a run of its own meanwhile
-        if output.error is not None and on_error == "raise":
-            raise GenerationError(output) from output.error
-        yield Finished(output=output)
+    def generate_batch(
+        self,
+        prompts: Sequence[Prompt],
+        seed: int | str | Sequence[int | str] | None = None,
+        *,
+        max_batch_size: int = MAX_BATCH_SIZE,
+        each: Sequence[Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> list[InterleavedOutput]:
+        """Write and draw for several prompts at once.
+
+        Each result is what the prompt alone gives with that seed: the same texts in float32, and
+        pictures of the same up to the rounding of products of other sizes. A prompt that fails or
+        is refused costs no other one anything: its output has `.error`.
+
+        Args:
+            prompts: of any kind and length, see `auto_interleaved_generation`.
+            seed: one for each prompt, or one that all of them take. Without, each prompt gets one
+                that is drawn from torch's global generator; it is in the output's `seed`.
+            max_batch_size: runs under way at a time; others wait.
+            each: options of single prompts, as many as prompts, on top of those for all.
+            **options: those of `auto_interleaved_generation`. `max_context_memory` is for all
+                together: what does not fit beside others waits, what never can is refused by
+                itself. With `on_error="raise"` the first failure is raised once all are done.
+
+        Returns:
+            Outputs in the order of the prompts.
+
+        Raises:
+            ValueError: on a bad argument for all, before anything is computed.
+            TypeError: the same.
+            GenerationError: if `on_error="raise"` and a run failed; `.partial` is its output, and
+                `last_outputs` has those of all.
+        """
+        events = self.stream_batch(
+            prompts, seed, max_batch_size=max_batch_size, each=each, **options
+        )
+        for _ in events:
+            pass
+        return [output for output in self.last_outputs if output is not None]
+
+    def stream_batch(
+        self,
+        prompts: Sequence[Prompt],
+        seed: int | str | Sequence[int | str] | None = None,
+        *,
+        max_batch_size: int = MAX_BATCH_SIZE,
+        each: Sequence[Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> Iterator[tuple[int, Event]]:
+        """Write and draw for several prompts at once, and tell of everything as it happens.
+
+        Takes what `generate_batch` takes, and `preview_every`. Closing the iterator ends the work;
+        what was made for every prompt is in `last_outputs` at any time.
+
+        Yields:
+            (index of the prompt, event); the last event of each prompt is `Finished`.
+        """
+        quiet = {"disable": True}  # there is one bar for all
+        alone = partial(self._prepared, progress=quiet)
+        self._many = Many(self, alone, prompts, seed, each, options, self._progress)
+        return self._many.events(max_batch_size)
+
+    @property
+    def last_outputs(self) -> list[InterleavedOutput | None]:
+        """What the last batch has made for each prompt; None for one that has not begun."""
+        return [] if self._many is None else self._many.outputs()
+
+    def _prepared(
+        self, prompt: Prompt, options: GenerationOptions, progress: Mapping[str, Any]
+    ) -> Prepared:
+        return prepare(self, prompt, options, protocol=self.protocol, progress=progress)
+
+    def _remember(self, record: RunRecord) -> None:
+        self._last = record
 
 
 def _changed(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -271,11 +319,6 @@ def _fold(events: Iterator[Event]) -> InterleavedOutput:
         if isinstance(event, Finished):
             return event.output
     raise AssertionError("a stream ends in Finished")
-
-
-def _config(options: GenerationOptions, protocol: Protocol) -> dict[str, Any]:
-    """Return the settings of a run."""
-    return {**vars(options), "protocol": protocol.name}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from PIL import Image
 from torch import Tensor
 
+from auto_interleaved.asks import Forget, ReadIds, ReadLatent, ReadVision, Work, ask
 from auto_interleaved.options import ImageMemory
 from data.protocols import Protocol
-from modeling.context import Context, without
+from modeling.context import Context
 
 _NOWHERE = range(0)
-
-
-class _ReadingVerbs(typing.Protocol):
-    """What reading takes: of `Verbs`, or of something that only counts."""
-
-    def new_context(self) -> Context: ...
-    def read_ids(self, ids: Sequence[int], context: Context) -> tuple[Context, int]: ...
-    def read_latent(self, latent: Tensor, grid: tuple[int, int], context: Context) -> Context: ...
-    def read_vision(self, image: Image.Image, context: Context) -> Context: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,48 +106,51 @@ class ReadImage:
     drawn: bool
 
 
+def empty_contexts(nothing: Context) -> Contexts:
+    """Return contexts that have read nothing, all of them the given one."""
+    return Contexts(full=nothing, view=nothing, without_text=nothing, without_images=nothing)
+
+
 class Reader:
     """Extends contexts by texts and images, following a protocol's rules.
 
     Contexts that are equal are extended once.
 
     Args:
-        inferencer: the verbs.
         protocol: what each context holds.
         image_memory: what images older than the newest leave behind.
     """
 
-    def __init__(
-        self, inferencer: _ReadingVerbs, protocol: Protocol, image_memory: ImageMemory = "all"
-    ) -> None:
-        self._inferencer = inferencer
+    def __init__(self, protocol: Protocol, image_memory: ImageMemory = "all") -> None:
         self._protocol = protocol
         self._image_memory = image_memory
 
-    def empty(self) -> Contexts:
-        """Return contexts that have read nothing."""
-        nothing = self._inferencer.new_context()
-        return Contexts(full=nothing, view=nothing, without_text=nothing, without_images=nothing)
-
-    def instruct(self, contexts: Contexts, ids: Sequence[int]) -> Contexts:
+    def instruct(self, contexts: Contexts, ids: Sequence[int]) -> Work[Contexts]:
         """Read a system prompt: every context but the one without text holds it."""
         return self._read_text(contexts, ids, {})
 
-    def read_text(self, contexts: Contexts, ids: Sequence[int]) -> Contexts:
+    def read_text(self, contexts: Contexts, ids: Sequence[int]) -> Work[Contexts]:
         """Read a text of the caller's; `ids` include bos and eos."""
         return self._with_text(contexts, ids, {}, is_input=True)
 
-    def keep_text(self, contexts: Contexts, ids: Sequence[int], after: Context) -> Contexts:
+    def keep_text(self, contexts: Contexts, ids: Sequence[int], after: Context) -> Work[Contexts]:
         """Keep a text that was written over `contexts.view` and led to `after`."""
         return self._with_text(contexts, ids, {contexts.view: after}, is_input=False)
 
-    def keep_thought(self, contexts: Contexts, ids: Sequence[int], after: Context) -> Contexts:
+    def keep_thought(
+        self, contexts: Contexts, ids: Sequence[int], after: Context
+    ) -> Work[Contexts]:
         """Keep a plan in the full context, and where text is written, only."""
         known = {contexts.view: after}
-        full = self._extend(contexts.full, ids, known)
+        full = yield from self._extend(contexts.full, ids, known)
         return replace(contexts, full=full, view=after, images=contexts.images_after(known))
 
-    def read_image(self, contexts: Contexts, image: ReadImage) -> Contexts:
+    def see(self, contexts: Contexts, image: ReadImage) -> Work[Contexts]:
+        """Read an image, and forget of older ones what they are not to leave behind."""
+        read = yield from self.read_image(contexts, image)
+        return (yield from self.forget_images(read))
+
+    def read_image(self, contexts: Contexts, image: ReadImage) -> Work[Contexts]:
         """Read an image into every context that holds it."""
         protocol = self._protocol
         latent = protocol.reads_latent or not image.drawn
@@ -164,17 +158,17 @@ class Reader:
         images = dict(contexts.images)
         number = contexts.num_images + 1
 
-        def see(context: Context, *, latent: bool, vision: bool) -> Context:
-            after, slots = self._see(context, image, number, latent=latent, vision=vision)
+        def see(context: Context, *, latent: bool, vision: bool) -> Work[Context]:
+            after, slots = yield from _see(context, image, number, latent=latent, vision=vision)
             images[after] = (*images.get(context, ()), slots)
             return after
 
-        view = full = see(contexts.full, latent=latent, vision=vision)
+        view = full = yield from see(contexts.full, latent=latent, vision=vision)
         if protocol.text_view == "vision":
-            view = see(contexts.view, latent=False, vision=True)
+            view = yield from see(contexts.view, latent=False, vision=True)
         without_text = full
         if protocol.without_text == "images_only":
-            without_text = see(contexts.without_text, latent=latent, vision=vision)
+            without_text = yield from see(contexts.without_text, latent=latent, vision=vision)
         elif protocol.without_text == "inputs" and image.drawn:
             without_text = contexts.without_text
         without_images = contexts.without_images
@@ -189,30 +183,36 @@ class Reader:
             images=images,
         )
 
-    def read_instead(self, contexts: Contexts, blank: ReadImage) -> Contexts:
+    def read_instead(self, contexts: Contexts, blank: ReadImage) -> Work[Contexts]:
         """Read a blank image in place of one that is not drawn; nothing will be drawn any more.
 
         It costs as little as an image can, and guidance contexts are given up.
         """
-
-        def see(context: Context) -> Context:
-            if self._protocol.reads_vision:
-                return self._inferencer.read_vision(blank.picture, context)
-            return self._inferencer.read_latent(blank.latent, blank.grid, context)
-
-        full = see(contexts.full)
-        view = full if contexts.view == contexts.full else see(contexts.view)
+        see = self._see_blank
+        full = yield from see(contexts.full, blank)
+        view = full
+        if contexts.view != contexts.full:
+            view = yield from see(contexts.view, blank)
         read = {contexts.full: full, contexts.view: view}
         images = contexts.images_after(read)
         return contexts.replaced([full, view, full, full], images)
 
-    def forget_images(self, contexts: Contexts) -> Contexts:
+    def _see_blank(self, context: Context, blank: ReadImage) -> Work[Context]:
+        if self._protocol.reads_vision:
+            return (yield from ask(ReadVision(picture=blank.picture, context=context)))
+        read = ReadLatent(latent=blank.latent, grid=blank.grid, context=context)
+        return (yield from ask(read))
+
+    def forget_images(self, contexts: Contexts) -> Work[Contexts]:
         """Forget of all images but the newest what they are not to leave behind.
 
         It is the same for every context, so that contexts of one store go on sharing one.
         """
         lost = {context: self._lost(contexts, context) for context in contexts.each}
-        kept = without(contexts.each, [lost[context] for context in contexts.each])
+        if not any(lost.values()):
+            return contexts
+        spans = [lost[context] for context in contexts.each]
+        kept = yield from ask(Forget(contexts=contexts.each, spans=spans))
         images = {
             after: tuple(slots.after(lost[before]) for slots in contexts.images.get(before, ()))
             for before, after in zip(contexts.each, kept, strict=True)
@@ -234,7 +234,7 @@ class Reader:
         known: dict[Context, Context],
         *,
         is_input: bool,
-    ) -> Contexts:
+    ) -> Work[Contexts]:
         without_text = contexts.without_text
         rule = self._protocol.without_text
         if (
@@ -244,7 +244,7 @@ class Reader:
         ):
             without_text = contexts.full
         frozen = self._protocol.without_images == "inputs" and not is_input
-        extended = self._read_text(contexts, ids, known, images_frozen=frozen)
+        extended = yield from self._read_text(contexts, ids, known, images_frozen=frozen)
         images = contexts.images_after(known)
         return replace(extended, without_text=without_text, images=images)
 
@@ -255,34 +255,37 @@ class Reader:
         known: dict[Context, Context],
         *,
         images_frozen: bool = False,
-    ) -> Contexts:
+    ) -> Work[Contexts]:
         # The full context goes first: whoever comes first at the end of a store writes in place.
-        full = self._extend(contexts.full, ids, known)
-        view = self._extend(contexts.view, ids, known)
+        full = yield from self._extend(contexts.full, ids, known)
+        view = yield from self._extend(contexts.view, ids, known)
         without_images = contexts.without_images
         if not images_frozen:
-            without_images = self._extend(without_images, ids, known)
+            without_images = yield from self._extend(without_images, ids, known)
         return replace(contexts, full=full, view=view, without_images=without_images)
 
+    @staticmethod
     def _extend(
-        self, context: Context, ids: Sequence[int], known: dict[Context, Context]
-    ) -> Context:
+        context: Context, ids: Sequence[int], known: dict[Context, Context]
+    ) -> Work[Context]:
         if context not in known:
-            known[context] = self._inferencer.read_ids(ids, context)[0]
+            known[context], _ = yield from ask(ReadIds(ids=ids, context=context))
         return known[context]
 
-    def _see(
-        self, context: Context, image: ReadImage, number: int, *, latent: bool, vision: bool
-    ) -> tuple[Context, ImageSlots]:
-        before = middle = context.length
-        if latent:
-            context = self._inferencer.read_latent(image.latent, image.grid, context)
-            middle = context.length
-        if vision:
-            context = self._inferencer.read_vision(image.picture, context)
-        return context, ImageSlots(
-            number=number, latent=range(before, middle), vision=range(middle, context.length)
-        )
+
+def _see(
+    context: Context, image: ReadImage, number: int, *, latent: bool, vision: bool
+) -> Work[tuple[Context, ImageSlots]]:
+    before = middle = context.length
+    if latent:
+        read = ReadLatent(latent=image.latent, grid=image.grid, context=context)
+        context = yield from ask(read)
+        middle = context.length
+    if vision:
+        context = yield from ask(ReadVision(picture=image.picture, context=context))
+    return context, ImageSlots(
+        number=number, latent=range(before, middle), vision=range(middle, context.length)
+    )
 
 
 def _moved(run: range, lost: Sequence[range]) -> range:

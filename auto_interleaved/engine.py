@@ -5,18 +5,18 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
-from auto_interleaved.contexts import Contexts, Reader, ReadImage
+from auto_interleaved.asks import EncodeImage, Work, ask
+from auto_interleaved.contexts import Contexts, Reader, ReadImage, empty_contexts
 from auto_interleaved.draft import Ending
 from auto_interleaved.expectations import expects_pictures, warn_of_no_image
 from auto_interleaved.idle_options import warn_of_idle_options
-from auto_interleaved.memory import Budget, Step
+from auto_interleaved.memory import TEXT_POSITIONS, Budget, Step
 from auto_interleaved.options import AS_INPUT, GenerationOptions
 from auto_interleaved.painter import Painter, blank_image
 from auto_interleaved.progress import Progress
@@ -26,7 +26,6 @@ from auto_interleaved.sizes import tell_of_size
 from auto_interleaved.writer import Writer
 from data.data_utils import pil_img2rgb
 from data.output import FinishReason, Segment
-from data.output.events import Event
 from data.prompts import ImageInput, ImageRequest, PromptPart, TextInput
 from data.protocols import Protocol
 from inferencer import GEN_THINK_SYSTEM_PROMPT, InterleaveInferencer
@@ -36,7 +35,6 @@ from modeling.decoding import choice
 logger = logging.getLogger("auto_interleaved")
 
 _IMAGE_POSITIONS = 2  # a latent block and a vision block
-_TEXT_POSITIONS = 3  # bos, one token, eos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,8 @@ class Setting:
 class Run:
     """One prompt's way through the model.
 
-    `events` is the engine; whatever ends it, `record` holds everything that was made.
+    `work` is the engine: it tells of events, asks a driver for whatever is to be computed, and
+    returns why it ended. Whatever ends it, `record` holds everything that was made.
 
     Args:
         inferencer: the verbs.
@@ -74,8 +73,7 @@ class Run:
         self._inferencer = inferencer
         self._setting = setting
         self._record = record
-        self._reader = Reader(inferencer, setting.protocol, options.image_memory)
-        self._budget = Budget(inferencer, setting.protocol, options)
+        self._reader = Reader(setting.protocol, options.image_memory)
         self._progress = Progress(setting.progress)
         self._randomness = randomness = Randomness(options.seed, options.generator)
         choose = choice(
@@ -89,13 +87,15 @@ class Run:
         )
         self._writer = Writer(inferencer, self._reader, setting.protocol, options, choose, record)
         self._painter = Painter(inferencer, options, randomness, self._progress, record)
+        self._budget = Budget(inferencer, options, self._reader, self._painter)
         self._shape = options.drawn_shape or setting.image_shape
         self._encoded: dict[str, list[int]] = {}
+        self._blank: ReadImage | None = None
         self._size: tuple[int, int] | None = None  # (width, height) that pictures are resized to
         limits = (options.max_images, setting.protocol.max_images)
         self._max_images = min((n for n in limits if n is not None), default=math.inf)
 
-    def events(self, parts: Sequence[PromptPart]) -> Generator[Event, None, FinishReason]:
+    def work(self, parts: Sequence[PromptPart]) -> Work[FinishReason]:
         """Read the prompt and generate; return why it ended."""
         warn_of_idle_options(self._setting.options, self._setting.protocol)
         self._record.seed = self._randomness.recorded(
@@ -132,9 +132,21 @@ class Run:
         if self._setting.options.max_context_memory is None:
             return
         first = itertools.takewhile(lambda part: not isinstance(part, ImageRequest), parts)
-        instructions = [self._budget.instruction(self._ids(text)) for text in self._instructions()]
-        steps = [self._step(part, self._ids_of(part)) for part in first]
-        self._budget.check([*instructions, *steps])
+        self._budget.check(list(self._reading(first)))
+
+    def most_memory(self, parts: Sequence[PromptPart]) -> int:
+        """Return the most bytes that contexts can come to take from the prompt to the last text."""
+        options = self._setting.options
+        rounds = [self._budget.writing(), self._drawing()] * options.max_interleaved_blocks
+        plan = [self._budget.plan()] if options.think else []
+        return self._budget.most([*self._reading(parts), *plan, *rounds])
+
+    def _reading(self, parts: Iterable[PromptPart]) -> Iterator[Step]:
+        """Yield what is read before the model writes, as far as memory goes."""
+        for text in self._instructions():
+            yield self._budget.instruction(self._ids(text))
+        for part in parts:
+            yield self._step(part, self._ids_of(part))
 
     def _step(self, part: PromptPart, ids: Sequence[int]) -> Step:
         """Return what a part of the prompt does to contexts, as far as memory goes."""
@@ -146,41 +158,38 @@ class Run:
 
     def _drawing(self) -> Step:
         """Return what an image that is asked for does to contexts, drawn or not."""
-        if self._max_images:
-            return self._budget.drawing(self._shape)
-        return self._budget.instead(self._blank)
+        return self._budget.drawing(self._shape) if self._max_images else self._budget.instead()
 
-    @cached_property
-    def _blank(self) -> ReadImage:
-        """What is read in place of a picture where texts alone are wanted."""
-        return blank_image(self._inferencer, seen=self._setting.protocol.reads_vision)
+    def _read_instead(self, contexts: Contexts) -> Work[Contexts]:
+        """Read a blank picture where one is asked for and texts alone are wanted."""
+        if self._blank is None:
+            self._blank = yield from blank_image(seen=self._setting.protocol.reads_vision)
+        return (yield from self._reader.read_instead(contexts, self._blank))
 
-    def _read(
-        self, parts: Sequence[PromptPart]
-    ) -> Generator[Event, None, tuple[Contexts, FinishReason | None]]:
+    def _read(self, parts: Sequence[PromptPart]) -> Work[tuple[Contexts, FinishReason | None]]:
         """Read the caller's texts and images, and draw where the caller asked for it."""
-        contexts, think = self._instructed(), self._setting.options.think
+        contexts, think = (yield from self._instructed()), self._setting.options.think
         for part in parts:
             if think and isinstance(part, ImageRequest):  # a plan comes before all that is made
-                if not self._fits(contexts, _TEXT_POSITIONS, self._budget.plan()):
+                if not self._fits(contexts, TEXT_POSITIONS, self._budget.plan()):
                     return contexts, "context_full"
                 contexts, think = (yield from self._writer.think(contexts)), False
             ids = self._ids_of(part)
             if not self._fits(contexts, len(ids) or _IMAGE_POSITIONS, self._step(part, ids)):
                 return contexts, "context_full"
             if isinstance(part, TextInput):
-                contexts = self._read_text(contexts, part.text, ids)
+                contexts = yield from self._read_text(contexts, part.text, ids)
             elif isinstance(part, ImageInput):
-                contexts = self._read_image(contexts, part)
+                contexts = yield from self._read_image(contexts, part)
             elif not self._max_images:
-                contexts = self._reader.read_instead(contexts, self._blank)
+                contexts = yield from self._read_instead(contexts)
             elif self._record.num_images >= self._max_images:
                 return contexts, "max_images"
             else:
                 image = yield from self._painter.draw(contexts, self._shape, self._size)
-                contexts = self._see(contexts, image)
+                contexts = yield from self._see(contexts, image)
         if think:
-            if not self._fits(contexts, _TEXT_POSITIONS, self._budget.plan()):
+            if not self._fits(contexts, TEXT_POSITIONS, self._budget.plan()):
                 return contexts, "context_full"
             contexts = yield from self._writer.think(contexts)
         return contexts, None
@@ -190,16 +199,16 @@ class Run:
         plan = GEN_THINK_SYSTEM_PROMPT if self._setting.options.think else None
         return [text for text in (self._setting.protocol.system_prompt, plan) if text is not None]
 
-    def _instructed(self) -> Contexts:
+    def _instructed(self) -> Work[Contexts]:
         """Return contexts that hold what is said before the caller's first word."""
-        contexts = self._reader.empty()
+        contexts = empty_contexts(self._inferencer.model.new_context())
         for text in self._instructions():
             ids = self._ids(text)
-            contexts = self._reader.instruct(contexts, ids)
+            contexts = yield from self._reader.instruct(contexts, ids)
             self._record.prompt_tokens += len(ids)
         return contexts
 
-    def _generate(self, parts: Sequence[PromptPart]) -> Generator[Event, None, FinishReason]:
+    def _generate(self, parts: Sequence[PromptPart]) -> Work[FinishReason]:
         """Read, then write and draw in rounds until the model, the protocol or a limit ends it."""
         options = self._setting.options
         # Nobody but this frame may hold contexts: keys and values live as long as they are held.
@@ -211,10 +220,10 @@ class Run:
         in_text = True  # whether that belongs to the next one
         for _ in range(options.max_interleaved_blocks):
             if pending is not None:
-                contexts = self._see(contexts, pending)
+                contexts = yield from self._see(contexts, pending)
                 pending, in_text = None, False
                 separator = "" if told[-1:].isspace() else separator
-            if not self._fits(contexts, _TEXT_POSITIONS, self._budget.writing()):
+            if not self._fits(contexts, TEXT_POSITIONS, self._budget.writing()):
                 self._warn_of_long_prompt(contexts)
                 return "context_full"
             written = yield from self._writer.write(contexts, separator, in_text=in_text)
@@ -229,7 +238,7 @@ class Run:
                 if self._max_images:
                     pending = yield from self._painter.draw(contexts, self._shape, self._size)
                 else:
-                    contexts = self._reader.read_instead(contexts, self._blank)
+                    contexts = yield from self._read_instead(contexts)
             elif verdict != "more":
                 return self._reason(verdict, parts)
         return "max_blocks"
@@ -251,7 +260,7 @@ class Run:
     def _warn_of_long_prompt(self, contexts: Contexts) -> None:
         limit = self._inferencer.max_positions
         left = limit - contexts.full.position
-        if left < _TEXT_POSITIONS and not (self._record.num_texts or self._record.num_images):
+        if left < TEXT_POSITIONS and not (self._record.num_texts or self._record.num_images):
             logger.warning(
                 "the prompt leaves %d of the model's %d positions, too few for a text", left, limit
             )
@@ -274,23 +283,23 @@ class Run:
             self._encoded[text] = self._inferencer.encode_text(text)
         return [self._inferencer.bos, *self._encoded[text], self._inferencer.eos]
 
-    def _read_text(self, contexts: Contexts, text: str, ids: list[int]) -> Contexts:
-        contexts = self._reader.read_text(contexts, ids)
+    def _read_text(self, contexts: Contexts, text: str, ids: list[int]) -> Work[Contexts]:
+        contexts = yield from self._reader.read_text(contexts, ids)
         segment = Segment(kind="text", role="prompt", text=text, token_ids=tuple(ids[1:-1]))
         self._record.segments.append(segment)
         self._record.prompt_tokens += len(ids)
         return contexts
 
-    def _read_image(self, contexts: Contexts, part: ImageInput) -> Contexts:
+    def _read_image(self, contexts: Contexts, part: ImageInput) -> Work[Contexts]:
         resize = self._inferencer.vae_transform.resize_transform
         picture = resize(pil_img2rgb(part.image))
-        latent, grid = self._inferencer.encode_image(picture)
+        latent, grid = yield from ask(EncodeImage(picture=picture))
         image = ReadImage(picture=picture, latent=latent, grid=grid, drawn=False)
-        read = self._reader.read_image(contexts, image)
+        read = yield from self._reader.read_image(contexts, image)
         self._record.segments.append(Segment(kind="image", role="prompt", image=part.image))
         self._record.prompt_tokens += read.full.length - contexts.full.length
         self._fit(part.image, picture)
-        return self._reader.forget_images(read)
+        return (yield from self._reader.forget_images(read))
 
     def _fit(self, given: Image.Image, read: Image.Image) -> None:
         """Let pictures from now on be as large as an input image, if they are to be."""
@@ -301,8 +310,9 @@ class Run:
             tell_of_size(given.size, read.size)
         self._shape = options.drawn_shape or (read.height, read.width)
 
-    def _see(self, contexts: Contexts, image: ReadImage) -> Contexts:
+    def _see(self, contexts: Contexts, image: ReadImage) -> Work[Contexts]:
         """Read a drawn image."""
-        read = self._reader.read_image(contexts, self._painter.feed_back(image))
+        image = yield from self._painter.feed_back(image)
+        read = yield from self._reader.read_image(contexts, image)
         self._record.image_tokens += read.full.length - contexts.full.length
-        return self._reader.forget_images(read)
+        return (yield from self._reader.forget_images(read))

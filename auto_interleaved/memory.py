@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
 
 import torch
 from PIL import Image
-from torch import Tensor
 
-from auto_interleaved.contexts import Contexts, Reader, ReadImage
+from auto_interleaved.asks import NextStep, ReadIds, Work, ask
+from auto_interleaved.contexts import Contexts, Reader, ReadImage, empty_contexts
+from auto_interleaved.forecast import Forecast
 from auto_interleaved.options import GenerationOptions
+from auto_interleaved.painter import BLANK, Painter
 from auto_interleaved.sizes import Size, read_size
-from data.protocols import Protocol
 from inferencer import InterleaveInferencer
 from modeling.bagel import Bagel
-from modeling.context import Context, draft
+from modeling.context import Context
 
 logger = logging.getLogger("auto_interleaved")
 
-# Takes sketches of contexts through what a run does; returns all that it passes, the last one last.
-Step = Callable[[Contexts], Sequence[Contexts]]
+TEXT_POSITIONS = 3  # bos, one token, eos: less is no text
+
+# What a run does next with its contexts, as far as memory goes.
+Step = Callable[[Contexts], Work[Contexts]]
 
 
 def bytes_per_token(model: Bagel) -> int:
@@ -33,25 +38,26 @@ def bytes_per_token(model: Bagel) -> int:
 
 
 class Budget:
-    """Foretells what contexts will take, by doing all that is done to them but the computing.
-
-    A sketch of a store has its capacity and no layers. Sketches of contexts go through the same
-    reader and the same drafts as the contexts themselves, so whatever forks, grows, is shared or
-    forgotten there does so here.
+    """Foretells what contexts will take: the same work as the run's, under a driver of its own.
 
     Args:
         inferencer: the model, and the transforms by which it reads.
-        protocol: what each context holds.
         options: the limit, and what decides how much a step takes.
+        reader, painter: those of the run.
     """
 
     def __init__(
-        self, inferencer: InterleaveInferencer, protocol: Protocol, options: GenerationOptions
+        self,
+        inferencer: InterleaveInferencer,
+        options: GenerationOptions,
+        reader: Reader,
+        painter: Painter,
     ) -> None:
         self._inferencer = inferencer
+        self._model = inferencer.model
         self._options = options
-        self._counter = _Counter(inferencer)
-        self._reader = Reader(self._counter, protocol, options.image_memory)
+        self._reader = reader
+        self._painter = painter
 
     def allows(self, contexts: Contexts, step: Step) -> bool:
         """Say whether a step fits; a warning tells of one that does not."""
@@ -76,7 +82,7 @@ class Budget:
         limit = self._options.max_context_memory
         if limit is None:
             return
-        needed = self.needed(self._reader.empty(), *steps)
+        needed = self.needed(empty_contexts(Context.empty(0)), *steps)
         if needed > limit:
             raise ValueError(
                 f"max_context_memory must be at least {needed} for this prompt, got {limit}; "
@@ -85,22 +91,35 @@ class Budget:
 
     def needed(self, contexts: Contexts, *steps: Step) -> int:
         """Return the most bytes that contexts take on their way through some steps."""
-        sketch, peak = _sketched(contexts), 0
+        sketch = _sketched(contexts)
+        forecast = Forecast(self._inferencer, sketch.each)
+        for step in steps:  # the contexts before a step are kept until it is done, as in a run
+            sketch = forecast.result(step(sketch))
+        return forecast.peak * bytes_per_token(self._model)
+
+    def most(self, steps: Iterable[Step]) -> int:
+        """Return the most bytes that a run of these steps can come to take.
+
+        It is at most the limit, before which a run ends, and no step begins where the model has no
+        positions for it.
+        """
+        sketch, limit = empty_contexts(Context.empty(0)), self._options.max_context_memory
+        forecast, size = Forecast(self._inferencer, sketch.each), bytes_per_token(self._model)
         for step in steps:
-            passed = step(sketch)
-            # Those before a step are kept until it is done.
-            stores = {context.store for stage in (sketch, *passed) for context in stage.each}
-            peak = max(peak, sum(store.capacity for store in stores))
-            sketch = passed[-1]
-        return peak * bytes_per_token(self._inferencer.model)
+            if limit is not None and forecast.peak * size >= limit:
+                return limit
+            if sketch.full.position + TEXT_POSITIONS > self._inferencer.max_positions:
+                break
+            sketch = forecast.result(step(sketch))
+        return min(forecast.peak * size, limit or sys.maxsize)
 
     def instruction(self, ids: Sequence[int]) -> Step:
         """Reading what is said before the prompt."""
-        return lambda contexts: [self._reader.instruct(contexts, ids)]
+        return lambda contexts: self._reader.instruct(contexts, ids)
 
     def text(self, ids: Sequence[int]) -> Step:
         """Reading a text of the caller's."""
-        return lambda contexts: [self._reader.read_text(contexts, ids)]
+        return lambda contexts: self._reader.read_text(contexts, ids)
 
     def writing(self) -> Step:
         """Writing a text as long as one may become."""
@@ -116,85 +135,48 @@ class Budget:
 
     def drawing(self, shape: tuple[int, int]) -> Step:
         """Drawing an image of (height, width), and reading it."""
-        options, model = self._options, self._inferencer.model
         size = shape[1], shape[0]
+        seen = size if self._options.image_feedback == "latent" else self._encoded(size)
 
-        def step(contexts: Contexts) -> Sequence[Contexts]:
-            guidance = (contexts.without_text, contexts.without_images)
-            count = 0 if options.cfg_text_scale <= 1 else 1 if options.cfg_img_scale <= 1 else 2
-            rows, columns = model.latent_grid(*shape)
-            tokens = len(self._inferencer.markers) + rows * columns
-            with draft([contexts.full, *guidance[:count]], tokens):
-                pass  # the slots that it took stay there
-            seen = size if options.image_feedback == "latent" else self._encoded(size)
-            return self._see(contexts, seen, drawn=True)
+        def step(contexts: Contexts) -> Work[Contexts]:
+            with closing(self._painter.begin(contexts, shape)) as drawing:
+                yield from ask(NextStep(drawing))
+            return (yield from self._see(contexts, seen, drawn=True))
 
         return step
 
-    def instead(self, blank: ReadImage) -> Step:
+    def instead(self) -> Step:
         """Reading a blank image in place of one that is not drawn."""
-        return lambda contexts: [self._reader.read_instead(contexts, blank)]
+        image = self._sketch(self._encoded(BLANK), drawn=True)
+        return lambda contexts: self._reader.read_instead(contexts, image)
 
     def _written(
-        self, limit: int, keep: Callable[[Contexts, Sequence[int], Context], Contexts]
+        self, limit: int, keep: Callable[[Contexts, Sequence[int], Context], Work[Contexts]]
     ) -> Step:
-        def step(contexts: Contexts) -> Sequence[Contexts]:
+        def step(contexts: Contexts) -> Work[Contexts]:
             space = self._inferencer.max_positions - contexts.full.position
             ids = range(min(limit + 2, space))  # bos and eos as well
-            after, _ = self._counter.read_ids(ids, contexts.view)
-            return [keep(contexts, ids, after)]
+            after, _ = yield from ask(ReadIds(ids=ids, context=contexts.view))
+            return (yield from keep(contexts, ids, after))
 
         return step
 
-    def _see(self, contexts: Contexts, size: Size, *, drawn: bool) -> Sequence[Contexts]:
+    def _see(self, contexts: Contexts, size: Size, *, drawn: bool) -> Work[Contexts]:
+        return self._reader.see(contexts, self._sketch(size, drawn=drawn))
+
+    def _sketch(self, size: Size, *, drawn: bool) -> ReadImage:
+        """Return an image of which only the size counts."""
         width, height = size
-        image = ReadImage(
+        return ReadImage(
             picture=Image.new("L", size),
             latent=torch.empty(0, device="cpu"),
             grid=self._inferencer.model.latent_grid(height, width),
             drawn=drawn,
         )
-        read = self._reader.read_image(contexts, image)
-        return read, self._reader.forget_images(read)
 
     def _encoded(self, size: Size) -> Size:
         """Return the size at which the autoencoder reads an image."""
         return read_size(self._inferencer.vae_transform, size)
-
-
-@dataclass(frozen=True)
-class _Advance:
-    """Stands for a block: all that a context asks of it."""
-
-    advance: int
-
-
-class _Counter:
-    """Reads as an inferencer does, into stores without layers."""
-
-    def __init__(self, inferencer: InterleaveInferencer) -> None:
-        self._inferencer = inferencer
-
-    def new_context(self) -> Context:
-        return Context.empty(0)
-
-    def read_ids(self, ids: Sequence[int], context: Context) -> tuple[Context, int]:
-        return _longer(context, len(ids), len(ids)), 0
-
-    def read_latent(self, latent: Tensor, grid: tuple[int, int], context: Context) -> Context:
-        del latent
-        return _longer(context, len(self._inferencer.markers) + grid[0] * grid[1], 1)
-
-    def read_vision(self, image: Image.Image, context: Context) -> Context:
-        width, height = read_size(self._inferencer.vit_transform, image.size)
-        side = self._inferencer.model.vit_patch_size
-        patches = (width // side) * (height // side)
-        return _longer(context, len(self._inferencer.markers) + patches, 1)
-
-
-def _longer(context: Context, count: int, advance: int) -> Context:
-    with context.room(count) as tail:
-        return context.after(tail, _Advance(advance))
 
 
 def _sketched(contexts: Contexts) -> Contexts:

@@ -33,7 +33,7 @@ def function(count: int, hint: str) -> Check:
         if not callable(value):
             raise wrong_type(name, "callable", value, hint)
         # A list of processors is called with what its members take; they are what may be wrong.
-        for place, entry in enumerate(value if isinstance(value, list) else [value]):
+        for place, entry in enumerate(value if issubclass(type(value), list) else [value]):
             reason = unfit(entry, count) if callable(entry) else "it cannot be called"
             if reason is not None:
                 label = name if entry is value else f"{name}[{place}]"

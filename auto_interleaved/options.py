@@ -177,7 +177,7 @@ class GenerationOptions:
         require_within("repetition_penalty", self.repetition_penalty, *PENALTIES)
         if self.seed is not None and self.generator is not None:
             raise ValueError(
-                f"seed and generator must not be given together, got seed={self.seed!r:.40}; "
+                f"seed and generator must not be given together, got seed={shown(self.seed)}; "
                 "leave one of them out"
             )
 

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 
+from auto_interleaved.asks import (
+    DecodeImage,
+    DecodePreview,
+    Drawing,
+    EncodeImage,
+    NextStep,
+    Work,
+    ask,
+)
 from auto_interleaved.contexts import Contexts, ReadImage
 from auto_interleaved.options import GenerationOptions
 from auto_interleaved.progress import Progress
 from auto_interleaved.record import RunRecord
 from auto_interleaved.seeds import Randomness
 from data.output import Segment
-from data.output.events import Event, ImageDone, ImagePreview, ImageStarted, ImageStep
+from data.output.events import ImageDone, ImagePreview, ImageStarted, ImageStep
 from data.output.segments import describe_error
 from inferencer import InterleaveInferencer
 from modeling.flow import FlowStep, schedule
 from modeling.numbers import NotANumberError, all_numbers
 
-_BLANK = 1, 1  # (width, height): the transforms make it as small as images can be
+BLANK = 1, 1  # (width, height): the transforms make it as small as images can be
 
 
 class Painter:
@@ -54,7 +63,7 @@ class Painter:
 
     def draw(
         self, contexts: Contexts, shape: tuple[int, int], size: tuple[int, int] | None = None
-    ) -> Generator[Event, None, ReadImage]:
+    ) -> Work[ReadImage]:
         """Draw an image of (height, width) and return it.
 
         Shown and recorded it is resized to a size (width, height), if one is given.
@@ -72,7 +81,7 @@ class Painter:
             yield ImageStarted(index=index, height=shape[0], width=shape[1], seed=seed)
             with _Answers(index) as answers:
                 latent = yield from self._sample(contexts, index, shape, answers)
-                picture = self._inferencer.decode_image(latent, shape)
+                picture = yield from ask(DecodeImage(latent=latent, shape=shape))
             segment = replace(segment, image=_resized(picture, size), error=None)
         except Exception as error:
             segment = replace(segment, error=describe_error(error))
@@ -84,38 +93,48 @@ class Painter:
         grid = self._inferencer.model.latent_grid(*shape)
         return ReadImage(picture=picture, latent=latent, grid=grid, drawn=True)
 
-    def feed_back(self, image: ReadImage) -> ReadImage:
+    def feed_back(self, image: ReadImage) -> Work[ReadImage]:
         """Return a drawn image as it is to be read."""
         if self._options.image_feedback == "latent":
             return image
         picture = self._inferencer.vae_transform.resize_transform(image.picture)
-        latent, grid = self._inferencer.encode_image(picture)
+        latent, grid = yield from ask(EncodeImage(picture=picture))
         return replace(image, picture=picture, latent=latent, grid=grid)
+
+    def begin(
+        self, contexts: Contexts, shape: tuple[int, int], generator: Generator | None = None
+    ) -> Drawing:
+        """Return the drawing of an image over contexts, with noise from a generator."""
+        return Drawing(
+            shape=shape,
+            full=contexts.full,
+            without_text=contexts.without_text,
+            without_images=contexts.without_images,
+            options=self._options.image_options(),
+            generator=generator,
+        )
 
     def _sample(
         self, contexts: Contexts, index: int, shape: tuple[int, int], answers: _Answers
-    ) -> Generator[Event, None, Tensor]:
+    ) -> Work[Tensor]:
         options = self._options
         num_steps = options.num_timesteps - 1
-        steps = self._inferencer.draw_latent(
-            shape,
-            contexts.full,
-            contexts.without_text,
-            contexts.without_images,
-            options.image_options(),
-            self._randomness.for_image(index),
-        )
-        latent = None
-        with self._progress.image(index, num_steps) as bar:
-            for step in _answered(steps, partial(self._call_back, answers)):
-                latent = step.latent
+        every = options.preview_every or num_steps + 1
+        changed, generator = None, self._randomness.for_image(index)
+        with (
+            self._progress.image(index, num_steps) as bar,
+            closing(self.begin(contexts, shape, generator)) as drawing,
+        ):
+            for number in range(1, num_steps + 1):
+                step = yield from ask(NextStep(drawing, changed))
+                changed = self._call_back(answers, step)
+                latent = step.latent if changed is None else changed
                 bar.update()
-                yield ImageStep(index=index, step=step.index, num_steps=num_steps)
-                if options.preview_every and step.index % options.preview_every == 0:
-                    preview = self._inferencer.preview_image(step.clean, shape)
-                    yield ImagePreview(index=index, step=step.index, image=preview)
+                yield ImageStep(index=index, step=number, num_steps=num_steps)
+                if number % every == 0:
+                    preview = yield from ask(DecodePreview(latent=step.clean, shape=shape))
+                    yield ImagePreview(index=index, step=number, image=preview)
         self._progress.image_done()
-        assert latent is not None  # options ask for one step at least
         return latent
 
     def _call_back(self, answers: _Answers, step: FlowStep) -> Tensor | None:
@@ -157,8 +176,9 @@ class _Answers:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, frames: object) -> None:
-        if not isinstance(error, NotANumberError):
+        if not issubclass(type(error), NotANumberError):  # a caller's error may lie about its class
             return
+        assert isinstance(error, NotANumberError)
         for step, (before, after) in enumerate(self._noted):
             if before and not after:
                 what = f"what callback_on_step_end returned at step {step} of {self._image}"
@@ -169,18 +189,19 @@ class _Answers:
         raise NotANumberError(f"{error.what} of {self._image}", error.advice) from None
 
 
-def blank_image(inferencer: InterleaveInferencer, *, seen: bool) -> ReadImage:
-    """Return a blank picture, to be read where a model asks for one and texts alone are wanted.
+def blank_image(*, seen: bool) -> Work[ReadImage]:
+    """Make a blank picture, to be read where a model asks for one and texts alone are wanted.
 
     The model was taught to go on after a picture: with nothing in its place it turns in circles,
     with a blank one it comes to its end.
 
     Args:
-        inferencer: the verbs.
         seen: whether it is read through the vision encoder; else by its latents.
     """
-    picture = Image.new("RGB", _BLANK, "white")
-    latent, grid = (torch.empty(0), (0, 0)) if seen else inferencer.encode_image(picture)
+    picture = Image.new("RGB", BLANK, "white")
+    latent, grid = torch.empty(0, device="cpu"), (0, 0)
+    if not seen:
+        latent, grid = yield from ask(EncodeImage(picture=picture))
     return ReadImage(picture=picture, latent=latent, grid=grid, drawn=True)
 
 
@@ -209,27 +230,3 @@ def _changed_latent(answer: Any, latent: Tensor) -> Tensor | None:
             f"were shown to it; got {given}"
         )
     return changed.detach()
-
-
-def _answered(
-    steps: Generator[FlowStep, Tensor | None, None], call_back: Any
-) -> Iterator[FlowStep]:
-    """Iterate over steps, sending each step's answer back before the next one is made."""
-    try:
-        step = next(steps, None)
-        while step is not None:
-            answer = call_back(step)
-            changed = step if answer is None else replace(step, latent=answer)
-            yield changed
-            step = _send(steps, answer)
-    finally:
-        steps.close()
-
-
-def _send(
-    steps: Generator[FlowStep, Tensor | None, None], answer: Tensor | None
-) -> FlowStep | None:
-    try:
-        return steps.send(answer)
-    except StopIteration:
-        return None

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from auto_interleaved.progress import Bar
 from data.output.events import Event, ImageDone, ImageStarted, ImageStep, TextDelta, ThoughtDelta
+from modeling.progress import Bar
 
 # Escape sequences and their like: on a terminal they are commands, and a model may write anything.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

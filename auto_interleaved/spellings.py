@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 
+from data.wording import shown
+
 _ALIKE = 0.7  # how alike a misspelt name must be
 
 # What other libraries and formats call our options. Where a name takes the very same values it is
@@ -164,7 +166,7 @@ def unknown_option(keyword: str, known: Sequence[str]) -> str:
         remedy = (
             f"the options are {', '.join(known)}" if near is None else f"did you mean {near!r}?"
         )
-    return f"unknown option {keyword!r:.60}; {remedy}"
+    return f"unknown option {shown(keyword)}; {remedy}"
 
 
 def nearest_option(keyword: str, known: Sequence[str]) -> str | None:

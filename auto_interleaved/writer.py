@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
+from auto_interleaved.asks import NextToken, ReadIds, Text, Work, ask
 from auto_interleaved.contexts import Contexts, Reader
 from auto_interleaved.draft import Draft, Verdict
 from auto_interleaved.options import GenerationOptions
@@ -65,15 +67,14 @@ class Writer:
         ends = {inferencer.bos, inferencer.eos, tokenizer.eos_token_id, tokenizer.pad_token_id}
         self._ends = ends - {None, *inferencer.markers}
 
-    def think(self, contexts: Contexts) -> Generator[Event, None, Contexts]:
+    def think(self, contexts: Contexts) -> Work[Contexts]:
         """Write a plan, keep it in the full context, and return the new contexts."""
         decode = self._inferencer.tokenizer.decode
         draft = Draft(context=contexts.view, stream=TextStream(decode, hidden_ids=self._hidden))
         self._record.pending = partial(draft.so_far, "thought")
         try:
             limit = self._options.max_think_token_n
-            for token in self._tokens(draft, limit, self._space(contexts)):
-                yield from _thought(*draft.push(token))
+            yield from self._fill(draft, contexts, limit, lambda id_: _thought(*draft.push(id_)))
             yield from _thought(*draft.finish())
         except Exception:
             yield from _thought(*draft.finish())
@@ -81,12 +82,12 @@ class Writer:
         finally:
             self._record.pending = None
             self._record.segments.append(draft.segment("thought"))
-        ids, (after, _) = self._framed(draft), self._close(draft)
-        return self._reader.keep_thought(contexts, ids, after)
+        after, _ = yield from self._close(draft)
+        return (yield from self._reader.keep_thought(contexts, self._framed(draft), after))
 
     def write(
         self, contexts: Contexts, separator: str = "", *, in_text: bool = True
-    ) -> Generator[Event, None, WrittenText]:
+    ) -> Work[WrittenText]:
         """Write a text, keep it, and say what follows.
 
         Args:
@@ -102,13 +103,13 @@ class Writer:
             in_text=in_text,
         )
         self._record.pending = partial(draft.so_far, "generated")
+
+        def push(id_: int) -> Iterator[Event]:
+            yield from _delta(block, *draft.push(id_))
+            draft.ending = self._decided(draft)
+
         try:
-            limit = self._options.max_text_length
-            for token in self._tokens(draft, limit, self._space(contexts)):
-                yield from _delta(block, *draft.push(token))
-                draft.ending = self._decided(draft)
-                if draft.ending is not None:
-                    break
+            yield from self._fill(draft, contexts, self._options.max_text_length, push)
             yield from _delta(block, *draft.finish())
         except Exception:
             yield from _delta(block, *draft.finish())
@@ -117,9 +118,9 @@ class Writer:
             self._record.pending = None
             segment = draft.segment("generated")
             self._record.segments.append(segment)
-        ids, (after, next_id) = self._framed(draft), self._close(draft)
+        after, next_id = yield from self._close(draft)
         verdict = self._verdict(draft, next_id)
-        kept = self._reader.keep_text(contexts, ids, after)
+        kept = yield from self._reader.keep_text(contexts, self._framed(draft), after)
         yield TextDone(block=block, segment=segment, requested_image=verdict == "draw")
         return WrittenText(contexts=kept, verdict=verdict, text=draft.text)
 
@@ -140,26 +141,44 @@ class Writer:
             hidden_ids=self._hidden,
         )
 
-    def _tokens(self, draft: Draft, limit: int, space: int) -> Iterator[int]:
-        """Sample ids that belong to the text, until the model ends it or a limit is reached."""
+    def _fill(
+        self,
+        draft: Draft,
+        contexts: Contexts,
+        limit: int,
+        push: Callable[[int], Iterator[Event]],
+    ) -> Work[None]:
+        """Sample ids that belong to the text, until it is over for whatever reason.
+
+        Args:
+            draft: the text.
+            contexts: what came before.
+            limit: ids at most.
+            push: takes an id, yields what it releases, and may set the draft's ending.
+        """
+        most = min(limit, self._space(contexts))
+        with closing(Text(context=draft.context, choose=self._choose, at_most=most)) as text:
+            for count in range(most):
+                token, draft.context = yield from ask(NextToken(text))
+                draft.fed = count
+                if self._is_last(draft, token):
+                    return
+                yield from push(token)
+                if draft.ending is not None:
+                    return
+        draft.ending = "length" if most == limit else "context_full"
+
+    def _is_last(self, draft: Draft, token: int) -> bool:
+        """Say whether an id ends the text, and note why."""
         trigger = self._protocol.trigger
-        wants_marker = isinstance(trigger, Sampled) and trigger.in_text
         start_of_image, _ = self._inferencer.markers
-        most = min(limit, space)
-        for count, (token, context) in enumerate(
-            self._inferencer.write(draft.context, self._choose, most), start=1
-        ):
-            draft.context, draft.fed = context, count - 1
-            if token in self._ends:
-                draft.last_id = token
-                return
-            if token == start_of_image and wants_marker:
-                draft.ending = "draw"
-                return
-            yield token
-            if count >= most:
-                draft.ending = "length" if count == limit else "context_full"
-                return
+        if token in self._ends:
+            draft.last_id = token
+            return True
+        if token == start_of_image and isinstance(trigger, Sampled) and trigger.in_text:
+            draft.ending = "draw"
+            return True
+        return False
 
     def _decided(self, draft: Draft) -> Verdict | None:
         """Say whether the text is over although the model did not end it."""
@@ -190,10 +209,10 @@ class Writer:
         """Return all ids of the text with bos and eos, as they stand in the context."""
         return [self._inferencer.bos, *draft.stream.ids, self._inferencer.eos]
 
-    def _close(self, draft: Draft) -> tuple[Context, int]:
+    def _close(self, draft: Draft) -> Work[tuple[Context, int]]:
         """Feed what was sampled but not fed, and eos; return the likeliest id to follow."""
-        unfed = draft.stream.ids[draft.fed :]
-        return self._inferencer.read_ids([*unfed, self._inferencer.eos], draft.context)
+        ids = [*draft.stream.ids[draft.fed :], self._inferencer.eos]
+        return (yield from ask(ReadIds(ids=ids, context=draft.context)))
 
     def _verdict(self, draft: Draft, next_id: int) -> Verdict:
         # A mark that might have become a longer one is heard only when the text is over.

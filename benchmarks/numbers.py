@@ -54,7 +54,7 @@ def without_looks(run: Callable[[], object]) -> object:
     """Do work without looking at pixels, latents and settings."""
     with (
         mock.patch("modeling.verbs.require_numbers"),
-        mock.patch("modeling.inference._without_settings", nullcontext),
+        mock.patch("modeling.inference.without_settings", nullcontext),
     ):
         return run()
 
@@ -63,7 +63,7 @@ def measure(
     inferencer: AutoInterleavedInferencer, *, repeats: int
 ) -> list[tuple[str, float, float]]:
     """Return what was made, and the seconds of it with and without looks."""
-    context = inferencer.update_context_text("a red car", inferencer.init_gen_context())
+    context = inferencer.update_context_text("a red car", inferencer.new_context())
     pairs: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
         f"{TOKENS} tokens": (
             partial(write, inferencer, context, Choice()),

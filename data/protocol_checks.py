@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import re
-import reprlib
 from numbers import Integral
 
 from data.callables import unfit
+from data.wording import shown
 
 Pattern = str | re.Pattern[str]
-
-
-def shown(value: object) -> str:
-    """Return a value in a few characters; `repr` of what a caller made may be long, or fail."""
-    return reprlib.repr(value)
 
 
 def check_trigger(trigger: object) -> None:

@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 from tqdm import tqdm
 
+from data.wording import shown
 from modeling.checks import wrong_type
 
 # What is iterated over is ours to say; "display" is what notebooks add.
@@ -65,7 +66,7 @@ def check_bar_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _check(name: str, value: Any) -> None:
     if name not in _NAMES:
         raise TypeError(
-            f"there is no setting {name!r:.60} of a bar; tqdm's are {', '.join(sorted(_NAMES))}"
+            f"there is no setting {shown(name)} of a bar; tqdm's are {', '.join(sorted(_NAMES))}"
         )
     if name == "disable" and not isinstance(value, bool | Integral | None):
         hint = "None shows bars on terminals only"

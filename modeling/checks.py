@@ -8,12 +8,13 @@ of range a ValueError; both say what was given, what is allowed, and where it he
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+
+from data.wording import shown
 
 Check = Callable[[str, Any], Any]
 
@@ -109,13 +110,13 @@ def instance(kind: type, description: str) -> Check:
 
 def wrong_type(name: str, allowed: str, value: Any, hint: str = "") -> TypeError:
     """Return the error for a value of a type that is not allowed."""
-    given = f"{reprlib.repr(value)} ({type(value).__name__})"
+    given = f"{shown(value)} ({type(value).__name__})"
     return TypeError(_message(name, allowed, given, hint))
 
 
 def out_of_range(name: str, allowed: str, value: Any, hint: str = "") -> ValueError:
     """Return the error for a value of the right type that is not allowed."""
-    return ValueError(_message(name, allowed, reprlib.repr(value), hint))
+    return ValueError(_message(name, allowed, shown(value), hint))
 
 
 def _message(name: str, allowed: str, given: str, hint: str) -> str:

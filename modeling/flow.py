@@ -178,10 +178,30 @@ class FlowStep:
     clean: Tensor
 
 
+def euler_step(latent: Tensor, velocity: Tensor, times: list[float], index: int) -> FlowStep:
+    """Take one Euler step: `x <- x - v * (t - t_next)`.
+
+    Args:
+        latent: the state at `times[index]`, float32.
+        velocity: there, same shape.
+        times: descending, see `schedule`.
+        index: of the step, from 0 on.
+    """
+    time, following = times[index], times[index + 1]
+    velocity = velocity.float()
+    return FlowStep(
+        index=index + 1,
+        num_steps=len(times) - 1,
+        time=following,
+        latent=latent - velocity * (time - following),
+        clean=latent - time * velocity,
+    )
+
+
 def integrate(
     velocity: Velocity, noise: Tensor, times: list[float]
 ) -> Generator[FlowStep, Tensor | None, None]:
-    """Follow a velocity from noise to data by Euler steps: `x <- x - v * (t - t_next)`.
+    """Follow a velocity from noise to data by Euler steps.
 
     Args:
         velocity: takes (state, time), gives the velocity in the state's shape.
@@ -193,16 +213,10 @@ def integrate(
         its place.
     """
     latent = noise.float()
-    num_steps = len(times) - 1
-    for index, (time, following) in enumerate(zip(times[:-1], times[1:], strict=True), start=1):
-        v = velocity(latent, time).float()
-        clean = latent - time * v
-        latent = latent - v * (time - following)
-        step = FlowStep(
-            index=index, num_steps=num_steps, time=following, latent=latent, clean=clean
-        )
+    for index, time in enumerate(times[:-1]):
+        step = euler_step(latent, velocity(latent, time), times, index)
         changed = yield step
-        latent = latent if changed is None else changed.to(latent)
+        latent = step.latent if changed is None else changed.to(step.latent)
 
 
 @dataclass(eq=False)

@@ -44,7 +44,7 @@ def inference(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _
             return function(*args, **named)
         _here.inside = True
         try:
-            with torch.inference_mode(), _without_settings():
+            with torch.inference_mode(), without_settings():
                 return function(*args, **named)
         finally:
             _here.inside = False
@@ -52,7 +52,8 @@ def inference(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _
     return apart
 
 
-def _without_settings() -> AbstractContextManager[Any]:
+def without_settings() -> AbstractContextManager[Any]:
+    """Return a block that neither `torch.autocast` nor a default device reaches into."""
     casting = [device for device in _CASTING if torch.is_autocast_enabled(device)]
     elsewhere = torch.empty(0).device.type != "cpu"  # get_default_device takes five times as long
     if not (casting or elsewhere):

@@ -16,7 +16,6 @@ MAX_BYTES = 256 * 2**20
 
 DOWNLOAD_AGAIN = "download or copy it again"
 
-_MAX_SHOWN = 100
 _LFS_POINTER = b"version https://git-lfs"
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -137,15 +136,6 @@ def read_object(path: Path, remedy: str = DOWNLOAD_AGAIN) -> dict[str, Any]:
             f"{path} must hold a JSON object, got {type(content).__name__}; {DOWNLOAD_AGAIN}"
         )
     return content
-
-
-def shown(value: object) -> str:
-    """Return a value as it is written, shortened to a line."""
-    try:
-        text = repr(value)
-    except Exception:  # a caller's object may refuse, and so may an integer of many digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _instead_of_text(content: bytes) -> str | None:

@@ -235,18 +235,29 @@ class Verbs:
             options: times and guidance.
             generator: a CPU generator for the initial noise; None is torch's global one.
         """
-        grid = self.model.latent_grid(*image_shape)
-        size = (grid[0] * grid[1], self.model.patch_latent_dim)
         return draw(
             self.model,
             full=full,
             without_text=without_text,
             without_images=without_images,
-            noise=torch.randn(size, generator=generator, dtype=torch.float32, device="cpu"),
-            grid=grid,
+            noise=self.initial_noise(image_shape, generator),
+            grid=self.model.latent_grid(*image_shape),
             markers=self.markers,
             options=options,
         )
+
+    def initial_noise(
+        self, image_shape: tuple[int, int], generator: torch.Generator | None
+    ) -> Tensor:
+        """Return what an image of (height, width) begins with, (rows * columns, patch values).
+
+        Args:
+            image_shape: in pixels.
+            generator: a CPU generator; None is torch's global one.
+        """
+        rows, columns = self.model.latent_grid(*image_shape)
+        size = (rows * columns, self.model.patch_latent_dim)
+        return torch.randn(size, generator=generator, dtype=torch.float32, device="cpu")
 
     def write(
         self, context: Context, choose: Choice, at_most: int | None = None

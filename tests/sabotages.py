@@ -14,6 +14,7 @@ from torch import Tensor
 
 import modeling.attention
 import modeling.bagel.qwen2_navit
+from auto_interleaved.asks import Work
 from auto_interleaved.contexts import Contexts, Reader, ReadImage
 from auto_interleaved.painter import Painter
 from data.transforms import ImageTransform
@@ -21,6 +22,7 @@ from modeling.bagel import Bagel
 from modeling.bagel.blocks import Block
 from modeling.context import Context
 from modeling.verbs import Verbs
+from tests.driving import answering
 
 _attend = modeling.attention.attend
 _angles = modeling.bagel.qwen2_navit.rotary_angles
@@ -59,8 +61,8 @@ class Sabotage:
 # Contexts that lose something, or hold too much.
 
 
-def image_unread(self: Reader, contexts: Contexts, image: ReadImage) -> Contexts:
-    return replace(contexts, num_images=contexts.num_images + 1)
+def image_unread(self: Reader, contexts: Contexts, image: ReadImage) -> Work[Contexts]:
+    return answering(replace(contexts, num_images=contexts.num_images + 1))
 
 
 def latent_unread(self: Verbs, latent: Tensor, grid: Any, context: Context) -> Context:
@@ -80,42 +82,48 @@ def vision_first(self: Any, image: Image.Image, context: Context) -> Context:
     return _read_latent(self, *self.waiting, _read_vision(self, image, context))
 
 
-def noise_fed_back(self: Painter, image: ReadImage) -> ReadImage:
+def noise_fed_back(self: Painter, image: ReadImage) -> Work[ReadImage]:
     generator = torch.Generator().manual_seed(0)
-    return replace(image, latent=torch.randn(image.latent.shape, generator=generator))
+    noise = torch.randn(image.latent.shape, generator=generator)
+    return answering(replace(image, latent=noise))
 
 
-def prompt_unread(self: Reader, contexts: Contexts, ids: Sequence[int]) -> Contexts:
-    return contexts
+def prompt_unread(self: Reader, contexts: Contexts, ids: Sequence[int]) -> Work[Contexts]:
+    return answering(contexts)
 
 
-def text_not_kept(self: Reader, contexts: Contexts, ids: Sequence[int], after: Context) -> Contexts:
-    return contexts
+def text_not_kept(
+    self: Reader, contexts: Contexts, ids: Sequence[int], after: Context
+) -> Work[Contexts]:
+    return answering(contexts)
 
 
 def text_in_view_only(
     self: Reader, contexts: Contexts, ids: Sequence[int], after: Context
-) -> Contexts:
-    return replace(contexts, view=after)
+) -> Work[Contexts]:
+    return answering(replace(contexts, view=after))
 
 
-def no_text_is_full(self: Reader, *arguments: Any, **named: Any) -> Contexts:
-    contexts = _with_text(self, *arguments, **named)
+def no_text_is_full(self: Reader, *arguments: Any, **named: Any) -> Work[Contexts]:
+    contexts = yield from _with_text(self, *arguments, **named)
     return replace(contexts, without_text=contexts.full)
 
 
-def no_text_is_empty(self: Reader, *arguments: Any, **named: Any) -> Contexts:
-    return replace(_with_text(self, *arguments, **named), without_text=self.empty().full)
+def no_text_is_empty(self: Reader, *arguments: Any, **named: Any) -> Work[Contexts]:
+    contexts = yield from _with_text(self, *arguments, **named)
+    nothing = Context.empty(contexts.full.store.num_layers)
+    return replace(contexts, without_text=nothing)
 
 
-def no_image_sees_images(self: Reader, contexts: Contexts, image: ReadImage) -> Contexts:
-    read = _read_image(self, contexts, image)
+def no_image_sees_images(self: Reader, contexts: Contexts, image: ReadImage) -> Work[Contexts]:
+    read = yield from _read_image(self, contexts, image)
     return replace(read, without_images=read.full)
 
 
-def no_image_loses_text(self: Reader, *arguments: Any, **named: Any) -> Contexts:
+def no_image_loses_text(self: Reader, *arguments: Any, **named: Any) -> Work[Contexts]:
     contexts = arguments[0]
-    return replace(_with_text(self, *arguments, **named), without_images=contexts.without_images)
+    read = yield from _with_text(self, *arguments, **named)
+    return replace(read, without_images=contexts.without_images)
 
 
 # Positions, masks and markers.

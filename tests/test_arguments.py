@@ -173,11 +173,11 @@ def test_a_protocol_may_be_set_later_and_is_checked_then() -> None:
 @pytest.mark.parametrize(
     ("tile", "error", "words"),
     [
-        (0, ValueError, "vae_tile must be at least 8 latent positions, got 0; None decodes"),
+        (0, ValueError, "vae_tile must be at least 8 latent positions, got 0; None is the whole"),
         (-1, ValueError, "got -1"),
         (1, ValueError, "got 1"),
-        ("x", TypeError, "vae_tile must be an integer or None, got 'x'"),
-        (True, TypeError, "vae_tile must be an integer or None, got True"),
+        ("x", TypeError, "vae_tile must be an integer, got 'x'"),
+        (True, TypeError, "vae_tile must be an integer, got True"),
         (8.0, TypeError, "got 8.0"),
     ],
 )

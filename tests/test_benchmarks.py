@@ -154,7 +154,7 @@ def test_both_ways_draw_the_same_latents(length: int) -> None:
 
 
 def test_looks_at_numbers_change_nothing_that_is_made() -> None:
-    context = toy().update_context_text("a", toy().init_gen_context())
+    context = toy().update_context_text("a", toy().new_context())
     drawn = partial(numbers.draw, toy(), context)
     assert drawn() == numbers.without_looks(drawn)
     assert len(numbers.measure(toy(), repeats=1)) == 2

@@ -7,9 +7,13 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from auto_interleaved.contexts import Contexts, Reader, ReadImage
+from auto_interleaved.contexts import Contexts, Reader, ReadImage, empty_contexts
 from auto_interleaved.memory import Budget, bytes_per_token
 from auto_interleaved.options import GenerationOptions, ImageMemory
+from auto_interleaved.painter import Painter
+from auto_interleaved.progress import Progress
+from auto_interleaved.record import RunRecord
+from auto_interleaved.seeds import Randomness
 from data.output import InterleavedOutput
 from data.output.events import ImageStarted
 from data.protocols import PROTOCOLS, Protocol
@@ -17,6 +21,7 @@ from data.transforms import ImageTransform
 from inferencer import InterleaveInferencer
 from modeling.flow import ImageOptions
 from tests.builders import STRIDE, picture, toy_bagel, toy_inferencer
+from tests.driving import done
 from tests.scripted import (
     Said,
     ScriptedInferencer,
@@ -97,32 +102,34 @@ class Story:
     def __init__(self, protocol: Protocol, **options: Any) -> None:
         self.verbs: InterleaveInferencer = toy_parts()
         self.options = GenerationOptions(protocol=protocol, **LONGEST | options)
-        self.reader = Reader(self.verbs, protocol, self.options.image_memory)
-        self.budget = Budget(self.verbs, protocol, self.options)
-        self.contexts = self.reader.empty()
+        self.reader = Reader(protocol, self.options.image_memory)
+        painter = Painter(self.verbs, self.options, Randomness(), Progress({}), RunRecord({}))
+        self.budget = Budget(self.verbs, self.options, self.reader, painter)
+        self.nothing = empty_contexts(self.verbs.model.new_context())
+        self.contexts = self.nothing
 
     def steps(self) -> list[tuple[Any, Any]]:
         """Return pairs: a step of a forecast, and what really does it."""
         system, text = frame(encoded("be nice")), frame(encoded("Look at this."))
-        image = self.budget.image((24, 16)), lambda c: self._see(c, picture(24, 16), drawn=False)
-        drawing = self.budget.drawing(BIG), self._draw
+        reader, budget = self.reader, self.budget
+        image = budget.image((24, 16)), lambda c: self._see(c, picture(24, 16), drawn=False)
+        drawing = budget.drawing(BIG), self._draw
         return [
-            (self.budget.instruction(system), lambda c: [self.reader.instruct(c, system)]),
-            (self.budget.text(text), lambda c: [self.reader.read_text(c, text)]),
+            (budget.instruction(system), lambda c: self._done(reader.instruct(c, system))),
+            (budget.text(text), lambda c: self._done(reader.read_text(c, text))),
             image,
-            (self.budget.plan(), lambda c: self._write(c, 7, self.reader.keep_thought)),
+            (budget.plan(), lambda c: self._write(c, 7, reader.keep_thought)),
             image,
-            (self.budget.text(text), lambda c: [self.reader.read_text(c, text)]),
-            *[
-                (self.budget.writing(), lambda c: self._write(c, 4, self.reader.keep_text)),
-                drawing,
-            ]
-            * 3,
+            (budget.text(text), lambda c: self._done(reader.read_text(c, text))),
+            *[(budget.writing(), lambda c: self._write(c, 4, reader.keep_text)), drawing] * 3,
         ]
+
+    def _done(self, work: Any) -> list[Contexts]:
+        return [done(self.verbs, work)]
 
     def _write(self, contexts: Contexts, count: int, keep: Any) -> list[Contexts]:
         ids = [1] * count
-        return [keep(contexts, ids, self.verbs.read_ids(ids, contexts.view)[0])]
+        return self._done(keep(contexts, ids, self.verbs.read_ids(ids, contexts.view)[0]))
 
     def _draw(self, contexts: Contexts) -> list[Contexts]:
         three = contexts.full, contexts.without_text, contexts.without_images
@@ -132,8 +139,8 @@ class Story:
     def _see(self, contexts: Contexts, image: Any, *, drawn: bool) -> list[Contexts]:
         latent, grid = self.verbs.encode_image(image)
         seen = ReadImage(picture=image, latent=latent, grid=grid, drawn=drawn)
-        read = self.reader.read_image(contexts, seen)
-        return [read, self.reader.forget_images(read)]
+        [read] = self._done(self.reader.read_image(contexts, seen))
+        return [read, *self._done(self.reader.forget_images(read))]
 
 
 @policies
@@ -157,7 +164,7 @@ def test_a_chain_of_steps_is_foretold_from_its_beginning() -> None:
     for step, deed in story.steps()[:6]:
         singly.append(story.budget.needed(story.contexts, step))
         story.contexts = deed(story.contexts)[-1]
-    assert story.budget.needed(story.reader.empty(), *steps) == max(singly)
+    assert story.budget.needed(story.nothing, *steps) == max(singly)
 
 
 @pytest.mark.parametrize(("text_scale", "img_scale"), [(1.0, 1.0), (4.0, 1.0), (4.0, 1.5)])
@@ -175,7 +182,7 @@ def test_a_branch_that_guidance_does_not_need_takes_nothing(
 def test_nothing_is_computed_for_a_forecast() -> None:
     story = Story(PROTOCOLS["native"], max_think_token_n=5)
     with counted(story.verbs.model) as counts:
-        story.budget.needed(story.reader.empty(), *(step for step, _ in story.steps()))
+        story.budget.needed(story.nothing, *(step for step, _ in story.steps()))
     assert not counts
 
 

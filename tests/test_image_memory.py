@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from auto_interleaved.contexts import Contexts, Reader, ReadImage
+from auto_interleaved.contexts import Contexts, Reader, ReadImage, empty_contexts
 from data.data_utils import pil_img2rgb
 from data.output import InterleavedOutput
 from data.protocols import PROTOCOLS
@@ -15,6 +15,7 @@ from modeling import attention
 from modeling.context import Context, without
 from modeling.flow import ImageOptions
 from tests.builders import noise_of, picture, read_ids
+from tests.driving import done
 from tests.scripted import ScriptedInferencer, Seen, encoded, frame, generate, pixels, toy_parts
 from tests.test_guidance_contexts import HISTORY, TABLE, ByHand, asking, run
 
@@ -101,15 +102,16 @@ def image_of(seed: int, *, drawn: bool) -> ReadImage:
 
 def stages(name: str, policy: Any) -> Iterator[tuple[Contexts, Contexts]]:
     """Yield contexts after each image of a story: as it was read, and once older ones are gone."""
-    verbs, reader = toy_parts(), Reader(toy_parts(), PROTOCOLS[name], policy)
-    contexts = reader.read_text(reader.empty(), frame(encoded("Once")))
+    verbs, reader = toy_parts(), Reader(PROTOCOLS[name], policy)
+    nothing = empty_contexts(verbs.model.new_context())
+    contexts = done(verbs, reader.read_text(nothing, frame(encoded("Once"))))
     for seed, drawn in enumerate((False, False, True, True, True)):
         if drawn:
             ids = frame(encoded(f"Text {seed}"))
             after, _ = verbs.read_ids(ids, contexts.view)
-            contexts = reader.keep_text(contexts, ids, after)
-        read = reader.read_image(contexts, image_of(seed, drawn=drawn))
-        contexts = reader.forget_images(read)
+            contexts = done(verbs, reader.keep_text(contexts, ids, after))
+        read = done(verbs, reader.read_image(contexts, image_of(seed, drawn=drawn)))
+        contexts = done(verbs, reader.forget_images(read))
         yield read, contexts
 
 

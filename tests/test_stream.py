@@ -359,10 +359,10 @@ def test_a_broken_standard_error_costs_no_picture(
 
 def test_a_bar_that_fails_half_way_costs_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     for verb in ("__init__", "update", "close", "refresh", "display"):
+        inferencer = ScriptedInferencer(*SCRIPT)
+        inferencer.set_progress_bar_config(mininterval=0)
         with monkeypatch.context() as patch:
             patch.setattr(tqdm, verb, lambda *arguments, **named: 1 / 0)
-            inferencer = ScriptedInferencer(*SCRIPT)
-            inferencer.set_progress_bar_config(mininterval=0)
             assert len(generate(inferencer, "Go.").images) == 2
 
 

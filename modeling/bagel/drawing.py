@@ -64,7 +64,7 @@ def draw(  # noqa: PLR0913 - three contexts and what to draw in them
         ValueError: if a context is missing that the guidance needs.
     """
     yield from paint(
-        Canvas(model, torch.tensor(markers, device="cpu"), model.latent_places(grid)),
+        Canvas.of(model, grid, markers),
         full=full,
         without_text=without_text,
         without_images=without_images,
@@ -84,7 +84,7 @@ def paint(
 ) -> Generator[FlowStep, Tensor | None, None]:
     """Sample the latent tokens of one image on a canvas; see `draw`."""
     model = canvas.model
-    others = _guidance_contexts(without_text, without_images, options)
+    others = guidance_contexts(without_text, without_images, options)
     contexts = list(dict.fromkeys([full, *others]))
     first = 0
     if options.enable_taylorseer and options.cfg_interval[1] < 1:
@@ -107,9 +107,14 @@ def paint(
         yield from integrate(velocity, noise, times)
 
 
-def _guidance_contexts(
+def guidance_contexts(
     without_text: Context | None, without_images: Context | None, options: ImageOptions
 ) -> list[Context]:
+    """Return the contexts that guidance needs beside the full one.
+
+    Raises:
+        ValueError: if one is missing.
+    """
     needed: list[Context] = []
     for context, scale, what in (
         (without_text, "cfg_text_scale", "a context without the text"),
@@ -151,6 +156,12 @@ def _evaluations(
     return (lambda latent, time: first(latent, time)[0]), guided
 
 
+def draws_small(model: Bagel, num_latent: int) -> bool:
+    """Say whether an image has so few tokens that several rows of it pay in one forward."""
+    on_cpu = model.device.type == "cpu"
+    return num_latent <= (_PACKED_TOKENS_ON_CPU if on_cpu else SMALL_IMAGE_TOKENS)
+
+
 class Canvas:
     """What every step of one image has in common: markers, places and row layouts.
 
@@ -158,36 +169,47 @@ class Canvas:
         model: the model.
         markers: (markers,) ids that stand around the image.
         places: (latent tokens, hidden), their rows of the position table.
+
+    Attributes:
+        markers: (markers, hidden), embedded.
+        shape: of the image's block.
     """
 
     @inference
     def __init__(self, model: Bagel, markers: Tensor, places: Tensor) -> None:
         self.model = model
-        self._markers = model.embed(markers)
-        self._places = places.to(self._markers)
-        self._shape = Shape(num_text=len(markers), num_latent=len(places), causal=False)
+        self.markers = model.embed(markers)
+        self._places = places.to(self.markers)
+        self.shape = Shape(num_text=len(markers), num_latent=len(places), causal=False)
+
+    @classmethod
+    def of(cls, model: Bagel, grid: Grid, markers: tuple[int, int]) -> Canvas:
+        """Return the canvas of an image of (rows, columns) of latent tokens."""
+        return cls(model, torch.tensor(markers, device="cpu"), model.latent_places(grid))
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the image, its markers included."""
-        return self._shape.num_text + self._shape.num_latent
+        return self.shape.num_text + self.shape.num_latent
 
     @property
     def packs(self) -> bool:
         """Whether branches run faster as rows of one forward than one after the other."""
-        on_cpu = self.model.device.type == "cpu"
-        most = _PACKED_TOKENS_ON_CPU if on_cpu else SMALL_IMAGE_TOKENS
-        return self._shape.num_latent <= most
+        return draws_small(self.model, self.shape.num_latent)
+
+    def tokens(self, latent: Tensor, time: float | Tensor) -> Tensor:
+        """Embed a state (latent tokens, patch values) at a time, (latent tokens, hidden)."""
+        return self.model.latent_tokens(latent, time, self._places)
 
     def last_layer(self, tails: Sequence[Tail]) -> Evaluation:
         """Return what the last layer says, (contexts, tokens, hidden), from one forward."""
         model, count = self.model, len(tails)
-        sequences, rotaries = model.arrange([(tail, self._shape) for tail in tails])
-        markers = self._markers.repeat(count, 1)
+        sequences, rotaries = model.arrange([(tail, self.shape) for tail in tails])
+        markers = self.markers.repeat(count, 1)
 
         @inference
         def evaluate(latent: Tensor, time: Tensor) -> Tensor:
-            tokens = model.latent_tokens(latent, time, self._places)
+            tokens = self.tokens(latent, time)
             rows = tokens.expand(count, -1, -1).flatten(0, 1)  # (contexts * tokens, hidden)
             _, drawn = model.language_model.model(markers, rows, rotaries, sequences)
             return drawn.unflatten(0, (count, -1))

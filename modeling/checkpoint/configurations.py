@@ -9,12 +9,13 @@ from typing import Any
 
 from transformers.activations import ACT2FN
 
+from data.wording import shown
 from modeling.bagel import Qwen2Config, SiglipVisionConfig
 from modeling.checkpoint.files import FROM_BASE
 from modeling.checkpoint.kinds import POSITIVE, SWITCH, Kind, check_values, count, one_of, optional
 from modeling.checkpoint.settings import LARGEST_TABLE_SIDE
 from modeling.checkpoint.weights import Weights
-from modeling.small_files import read_object, shown
+from modeling.small_files import read_object
 
 LLM_CONFIG_FILE = "llm_config.json"
 VIT_CONFIG_FILE = "vit_config.json"

@@ -17,8 +17,9 @@ from huggingface_hub.errors import (
     LocalTokenNotFoundError,
 )
 
+from data.wording import shown
 from modeling.checkpoint.recognition import advice_on_file, other_weights
-from modeling.small_files import exists, is_directory, require_file, shown
+from modeling.small_files import exists, is_directory, require_file
 
 BASE_CHECKPOINT = "ByteDance-Seed/BAGEL-7B-MoT"
 AUTOENCODER_FILE = "ae.safetensors"

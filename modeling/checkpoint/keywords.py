@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from accelerate.utils import convert_file_size_to_int
 
+from data.wording import shown
 from modeling.checkpoint.kinds import did_you_mean
 from modeling.checkpoint.weights import DTYPES
-from modeling.small_files import exists, is_directory, shown
+from modeling.small_files import exists, is_directory
 
 Device = str | int | torch.device
 

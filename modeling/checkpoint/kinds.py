@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modeling.small_files import shown
+from data.wording import shown
 
 
 @dataclass(frozen=True, kw_only=True)

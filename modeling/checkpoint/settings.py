@@ -9,6 +9,7 @@ from typing import Any
 from transformers.activations import ACT2FN
 
 from data.protocols import PROTOCOLS
+from data.wording import shown
 from modeling.checkpoint.kinds import (
     NUMBER,
     POSITIVE,
@@ -21,7 +22,7 @@ from modeling.checkpoint.kinds import (
     counts,
     one_of,
 )
-from modeling.small_files import exists, read_object, shown
+from modeling.small_files import exists, read_object
 
 SETTINGS_FILE = "bagel_config.json"
 DTYPES = ("float32", "bfloat16", "float16")

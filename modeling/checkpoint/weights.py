@@ -16,10 +16,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from data.wording import shown
 from modeling.checkpoint.files import INDEX_SUFFIX, shorten
 from modeling.checkpoint.names import plain_names
 from modeling.checkpoint.recognition import advice_on_file, advice_on_tensors
-from modeling.small_files import exists, read_object, require_file, shown
+from modeling.small_files import exists, read_object, require_file
 
 logger = logging.getLogger("auto_interleaved")
 

@@ -1,33 +1,25 @@
-"""What surrounds a published call: no gradients, and the model's own precision."""
+"""What surrounds a published call: no gradients, and nothing of what its caller set around it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import torch
 
+from modeling.inference import without_settings
+
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
 
-_CASTING = ("cpu", "cuda", "xpu", "mps")
-
 
 def published(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """Let a call compute without gradients and apart from the autocast that scripts put around it.
-
-    Keys and values go from call to call: what one wrote in another precision the next could not
-    read. What it returns are plain tensors, which scripts may write to.
-    """
+    """Let a call compute as `inference` does, but return plain tensors, which scripts write to."""
 
     @wraps(function)
-    def apart(*args: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            for device in filter(torch.is_autocast_enabled, _CASTING):
-                stack.enter_context(torch.autocast(device, enabled=False))
+    def call(*args: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
+        with torch.no_grad(), without_settings():
             return function(*args, **named)
 
-    return apart
+    return call

@@ -14,6 +14,7 @@ from torch import Tensor
 from modeling.bagel.drawing import Canvas, paint
 from modeling.context import Context
 from modeling.flow import ImageOptions
+from modeling.numbers import require_numbers
 from modeling.published.cache import NaiveCache
 from modeling.published.edge import published
 from modeling.published.forward import cached_lengths
@@ -141,11 +142,7 @@ def _drawn(
             noise=noise,
             options=options,
         )
-        if not last.latent.isfinite().all():
-            raise RuntimeError(
-                f"image {len(latents)} came out as nan or inf; load the model with "
-                "dtype=torch.bfloat16 or torch.float32"
-            )
+        require_numbers(last.latent, f"the latents of image {len(latents) + 1}", model)
         # A script may write into what it gets.
         with torch.inference_mode(False):
             latents.append(last.latent.clone())

@@ -15,6 +15,7 @@ from torch import Tensor
 from modeling.bagel.blocks import Block
 from modeling.context import Context
 from modeling.decoding import choice, decode
+from modeling.numbers import NotANumberError, advice_on
 from modeling.published.cache import NaiveCache
 from modeling.published.edge import published
 from modeling.published.forward import cached_lengths
@@ -57,7 +58,7 @@ def generate_text(  # noqa: PLR0913 - the published signature
 
     Raises:
         ValueError: on a bad number, or if lengths and indexes contradict one another or the cache.
-        RuntimeError: if no id has a probability, because a logit is no number.
+        NotANumberError: if no id has a probability, because a logit is no number.
     """
     if not isinstance(max_length, int) or max_length < 1:
         raise ValueError(f"max_length must be a whole number of at least 1, got {max_length!r}")
@@ -156,7 +157,7 @@ def _together(  # noqa: PLR0913 - what to write after what, and until when
         if end_token_id is not None and int(fed[0]) == end_token_id:
             break
     if not torch.stack(finite).all():
-        raise RuntimeError("no id has a probability, because a logit is inf or nan")
+        raise NotANumberError("the logits of a text", advice_on(model))
     return torch.stack(steps).to(start.device)
 
 

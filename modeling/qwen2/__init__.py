@@ -12,6 +12,7 @@ from typing import Any
 # vocabulary. The fast one has neither fault and is what transformers 5 kept, under both names.
 from transformers import Qwen2TokenizerFast
 
+from data.wording import shown
 from modeling.qwen2.files import (
     MERGES,
     NUM_BYTES,
@@ -22,7 +23,7 @@ from modeling.qwen2.files import (
     added_tokens,
     check_files,
 )
-from modeling.small_files import exists, is_directory, shown
+from modeling.small_files import exists, is_directory
 
 __all__ = ["Qwen2Tokenizer"]
 

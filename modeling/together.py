@@ -1,0 +1,212 @@
+"""Several texts, blocks or images computed together, as rows of one forward.
+
+Linear layers then read their weights once for all rows; attention goes row by row, each over its
+own context. Results are those of one by one, up to the rounding of products of other sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from modeling.bagel import Bagel
+from modeling.bagel.blocks import Block
+from modeling.bagel.drawing import Canvas, guidance_contexts
+from modeling.choice import Choice, no_id
+from modeling.context import Context, draft
+from modeling.flow import FlowStep, ImageOptions, euler_step, guide, schedule
+from modeling.inference import inference
+from modeling.kv_store import Tail
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+class Line:
+    """A text that is written beside others.
+
+    Args:
+        context: what it is written over.
+        first: (1,) id that is fed first, on the model's device.
+        choose: picks the next id.
+
+    Attributes:
+        context: with everything fed so far, which the newest id is not.
+        newest: (1,), the id that is fed next.
+    """
+
+    def __init__(self, context: Context, first: Tensor, choose: Choice) -> None:
+        self.context = context
+        self.newest = first
+        self._written = first[:0]
+        self._choose = choose
+
+    def pick(self, logits: Tensor) -> Tensor:
+        """Return the next (1,) id by (vocabulary,) logits; a negative number where there is none.
+
+        Nobody has looked at it yet.
+        """
+        return self._choose(self._written, logits).to(self.newest.device)
+
+    def go_on(self, model: Bagel, id_: int, picked: Tensor, context: Context) -> int:
+        """Take what was picked, and the context with all before it.
+
+        Raises:
+            NotANumberError: if there was nothing to pick, because a logit is no number.
+        """
+        if id_ < 0:
+            raise no_id(model, id_, f"after {len(self._written)} tokens")
+        self.context, self.newest = context, picked
+        self._written = torch.cat([self._written, picked])
+        return id_
+
+    def close(self) -> None:
+        """Keep nothing; there is nothing that would stay open."""
+
+
+@inference
+def read_together(
+    model: Bagel, rows: Sequence[tuple[Context, Block]]
+) -> list[tuple[Context, Tensor]]:
+    """Append a block to each context.
+
+    Returns:
+        For each the new context, and the last layer's text stream (tokens, hidden) for
+        `Bagel.logits`.
+    """
+    with ExitStack() as rooms:
+        tails = [rooms.enter_context(context.room(block.length)) for context, block in rows]
+        pairs = model.extend([(t, block) for t, (_, block) in zip(tails, rows, strict=True)])
+        return [
+            (context.after(tail, block), text)
+            for tail, (context, block), (text, _) in zip(tails, rows, pairs, strict=True)
+        ]
+
+
+@inference
+def write_together(model: Bagel, lines: Sequence[Line]) -> list[tuple[int, Context] | Exception]:
+    """Write the next token of each text.
+
+    Returns:
+        For each the id, and the context with everything fed so far (not yet that id); or what kept
+        this one text from going on.
+    """
+    embedded = model.embed(torch.cat([line.newest for line in lines]))
+    blocks = [Block(text=row, causal=True) for row in embedded.split(1)]
+    contexts = (line.context for line in lines)
+    read = read_together(model, list(zip(contexts, blocks, strict=True)))
+    logits = model.logits(torch.cat([hidden for _, hidden in read]))
+    picked = [_tried(line.pick, row) for line, row in zip(lines, logits, strict=True)]
+    whole = [ids for ids in picked if not isinstance(ids, Exception)]
+    seen = iter(torch.cat(whole).tolist() if whole else [])  # the host waits for the device once
+    results: list[tuple[int, Context] | Exception] = []
+    for line, ids, (context, _) in zip(lines, picked, read, strict=True):
+        if isinstance(ids, Exception):
+            results.append(ids)
+            continue
+        id_ = _tried(line.go_on, model, next(seen), ids, context)
+        results.append(id_ if isinstance(id_, Exception) else (id_, context))
+    return results
+
+
+class Sampling:
+    """One image on its way from noise to latents, whose steps are computed beside others'.
+
+    Its draft is open until `close`.
+
+    Args:
+        canvas: what it is drawn on.
+        full, without_text, without_images: what it is drawn over; see `drawing.draw`.
+        noise: (latent tokens, patch values).
+        options: times and guidance, without TaylorSeer.
+
+    Attributes:
+        latent: the state, (latent tokens, patch values), float32.
+
+    Raises:
+        ValueError: if a context is missing that the guidance needs.
+    """
+
+    def __init__(  # noqa: PLR0913 - three contexts and what to draw in them
+        self,
+        canvas: Canvas,
+        *,
+        full: Context,
+        without_text: Context | None,
+        without_images: Context | None,
+        noise: Tensor,
+        options: ImageOptions,
+    ) -> None:
+        others = guidance_contexts(without_text, without_images, options)
+        contexts = list(dict.fromkeys([full, *others]))
+        self.canvas = canvas
+        self.latent = noise.to(canvas.model.device, torch.float32)
+        self._branches = [contexts.index(context) for context in (full, *others)]
+        self._options = options
+        self._times = schedule(options.num_timesteps, options.timestep_shift)
+        self._index = 0
+        self._draft = ExitStack()
+        self._tails = self._draft.enter_context(draft(contexts, canvas.num_tokens))
+
+    @property
+    def time(self) -> float:
+        """The time of the state."""
+        return self._times[self._index]
+
+    @property
+    def tails(self) -> list[Tail]:
+        """Where the rows of the next evaluation are written, one a context that it is over."""
+        return self._tails if self._options.guided(self.time) else self._tails[:1]
+
+    def step(self, velocities: Tensor) -> FlowStep:
+        """Go a step along the velocities (rows, latent tokens, patch values) over `tails`."""
+        velocity = velocities[0]
+        if self._options.guided(self.time):
+            full, without_text, *rest = (velocities[branch] for branch in self._branches)
+            velocity = guide(full, without_text, rest[0] if rest else None, self._options)
+        step = euler_step(self.latent, velocity, self._times, self._index)
+        self._index += 1
+        self.latent = step.latent
+        return step
+
+    def close(self) -> None:
+        """Close the draft; the contexts are as they were."""
+        self._draft.close()
+
+
+@inference
+def step_together(samplings: Sequence[Sampling]) -> list[FlowStep]:
+    """Take a step of each image."""
+    model = samplings[0].canvas.model
+    rows = [(tail, s.canvas.shape) for s in samplings for tail in s.tails]
+    sequences, rotaries = model.arrange(rows)
+    counts = [len(s.tails) for s in samplings]
+    tokens = [
+        s.canvas.tokens(s.latent, s.time).expand(count, -1, -1).flatten(0, 1)
+        for s, count in zip(samplings, counts, strict=True)
+    ]
+    markers = [
+        s.canvas.markers.repeat(count, 1) for s, count in zip(samplings, counts, strict=True)
+    ]
+    _, drawn = model.language_model.model(
+        torch.cat(markers), torch.cat(tokens), rotaries, sequences
+    )
+    velocities = model.velocity(drawn).split([len(part) for part in tokens])
+    return [
+        sampling.step(velocity.unflatten(0, (count, -1)))
+        for sampling, velocity, count in zip(samplings, velocities, counts, strict=True)
+    ]
+
+
+def _tried(
+    action: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
+) -> _Result | Exception:
+    """Do something that may fail for one row alone, and return the failure."""
+    try:
+        return action(*arguments, **named)
+    except Exception as error:
+        return error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -17,16 +17,25 @@ from auto_interleaved.idle_options import without_previews
 from auto_interleaved.many import MAX_BATCH_SIZE, Many
 from auto_interleaved.memory import bytes_per_token
 from auto_interleaved.options import GenerationOptions, make_options
+from auto_interleaved.peers import Peers
 from auto_interleaved.prepared import Prepared, prepare
 from auto_interleaved.record import GenerationError, RunRecord
+from auto_interleaved.session import Session, new_session, output_of
+from auto_interleaved.session_files import load_session
+from auto_interleaved.spread import Spread, warn_of_batch
+from auto_interleaved.standing import Standing
+from auto_interleaved.turns import Begun
 from data.output import InterleavedOutput
-from data.output.events import Event, Finished
+from data.output.events import Event
 from data.prompts import Prompt
 from data.protocols import Protocol, find_protocol
 from inferencer import InterleaveInferencer
 from modeling.checkpoint import BUNDLED_MODEL, load_checkpoint
+from modeling.checks import number
 
 __all__ = ["AutoInterleavedInferencer", "GenerationError", "InterleavedOutput", "Protocol"]
+
+_timeout = number(above=0, maximum=10**7)
 
 
 class AutoInterleavedInferencer(InterleaveInferencer):
@@ -61,6 +70,7 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             self.image_shape = image_shape
         self._last: RunRecord | None = None
         self._many: Many | None = None
+        self._peers: Peers | None = None
 
     @property
     def protocol(self) -> Protocol:
@@ -110,6 +120,30 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             protocol=known or checkpoint.protocol,
             image_shape=None if shape is None else (shape[0], shape[1]),
         )
+
+    def spread_guidance(self, *, group: Any = None, timeout: float = 600.0) -> None:
+        """Compute each guidance branch of an image in a process of its own from now on; exact.
+
+        All processes of a group call this, and make the same runs from then on, each on a device of
+        its own: they write alike, and share the steps of images. See `docs/spread.md`.
+
+        Args:
+            group: of `torch.distributed`; None: all processes that `torchrun`, `accelerate launch`
+                or `init_process_group` brought together.
+            timeout: seconds that a process waits for another one, before its run fails.
+
+        Raises:
+            RuntimeError: if this process is alone and nobody launched it.
+            ValueError: if the timeout is not above 0.
+            TypeError: if one of the two is of a wrong type, such as a group that this process is
+                not in.
+        """
+        self._peers = Peers(group, _timeout("timeout", timeout))
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that is to save and show what a run makes."""
+        return self._peers is None or self._peers.rank == 0
 
     @property
     def bytes_per_token(self) -> int:
@@ -212,7 +246,7 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         """
         arguments = {k: v for k, v in locals().items() if k not in ("self", "prompt", "others")}
         given = without_previews(make_options({**_changed(arguments), **others}))
-        return _fold(self.stream(prompt, **vars(given)))
+        return output_of(self.stream(prompt, **vars(given)))
 
     def stream(self, prompt: Prompt, **options: Any) -> Iterator[Event]:
         """Write and draw, and tell of everything as it happens.
@@ -225,9 +259,7 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         Yields:
             Events; the last one is `Finished`.
         """
-        prepared = self._prepared(prompt, make_options(options), self._progress)
-        self._remember(prepared.record)
-        return Direct(self).drive(prepared.work(self._remember))
+        return self._begin(prompt, make_options(options)).events
 
     def generate_batch(
         self,
@@ -249,7 +281,8 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             seed: one for each prompt, or one that all of them take. Without, each prompt gets one
                 that is drawn from torch's global generator; it is in the output's `seed`.
             max_batch_size: runs under way at a time; others wait.
-            each: options of single prompts, as many as prompts, on top of those for all.
+            each: options of single prompts, as many as prompts, on top of those for all; also
+                `seed`.
             **options: those of `auto_interleaved_generation`. `max_context_memory` is for all
                 together: what does not fit beside others waits, what never can is refused by
                 itself. With `on_error="raise"` the first failure is raised once all are done.
@@ -263,12 +296,10 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             GenerationError: if `on_error="raise"` and a run failed; `.partial` is its output, and
                 `last_outputs` has those of all.
         """
-        events = self.stream_batch(
-            prompts, seed, max_batch_size=max_batch_size, each=each, **options
-        )
-        for _ in events:
+        many = self._batch(prompts, seed, each, options, without_previews)
+        for _ in many.events(max_batch_size, self._remember_batch):
             pass
-        return [output for output in self.last_outputs if output is not None]
+        return [output for output in many.outputs() if output is not None]
 
     def stream_batch(
         self,
@@ -287,23 +318,95 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         Yields:
             (index of the prompt, event); the last event of each prompt is `Finished`.
         """
-        quiet = {"disable": True}  # there is one bar for all
-        alone = partial(self._prepared, progress=quiet)
-        self._many = Many(self, alone, prompts, seed, each, options, self._progress)
-        return self._many.events(max_batch_size)
+        many = self._batch(prompts, seed, each, options, lambda given: given)
+        return many.events(max_batch_size, self._remember_batch)
 
     @property
     def last_outputs(self) -> list[InterleavedOutput | None]:
         """What the last batch has made for each prompt; None for one that has not begun."""
         return [] if self._many is None else self._many.outputs()
 
+    def start_session(self, **options: Any) -> Session:
+        """Begin a session: messages one after another, of which nothing is read twice.
+
+        Args:
+            **options: for every turn, as `stream` takes them; a message may change them for itself.
+
+        Raises:
+            ValueError: on a bad option, before anything is computed.
+            TypeError: the same.
+        """
+        given = make_options(options)
+        given = replace(given, protocol=given.protocol or self.protocol)
+        return new_session(self, self._begin, given)
+
+    def load_session(self, path: str | PathLike[str], **options: Any) -> Session:
+        """Read a session back that `Session.save` wrote, and all that was said in it, once.
+
+        Args:
+            path: the folder or file.
+            **options: in place of those that it was saved with; functions are in no file.
+
+        Raises:
+            FileNotFoundError: if there is nothing at that path.
+            ValueError: if it is no saved session, is damaged, or was another model's.
+        """
+        given, entries = load_session(self, path, options, self.protocol)
+        return new_session(self, self._begin, given, entries)
+
+    def _begin(
+        self, prompt: Prompt, options: GenerationOptions, start: Standing | None = None
+    ) -> Begun:
+        """Check a run, and return it before its first event."""
+        driver, prepared = self._begun(
+            options, lambda given: self._prepared(prompt, given, self._progress, start)
+        )
+        self._remember(prepared.record)
+        events = driver.drive(prepared.work(self._remember))
+        return Begun(run=prepared.run, parts=prepared.parts, record=prepared.record, events=events)
+
+    def _begun(
+        self, options: GenerationOptions, prepare: Callable[[GenerationOptions], Prepared]
+    ) -> tuple[Direct | Spread, Prepared]:
+        """Return a run, prepared by options that all who share it go by, and what drives it."""
+        if self._peers is None or self._peers.size == 1:
+            return Direct(self), prepare(options)
+        spread = Spread(self, self._peers)
+        return spread, spread.begun(options, prepare)
+
     def _prepared(
-        self, prompt: Prompt, options: GenerationOptions, progress: Mapping[str, Any]
+        self,
+        prompt: Prompt,
+        options: GenerationOptions,
+        progress: Mapping[str, Any],
+        start: Standing | None = None,
     ) -> Prepared:
-        return prepare(self, prompt, options, protocol=self.protocol, progress=progress)
+        return prepare(
+            self, prompt, options, protocol=self.protocol, progress=progress, start=start
+        )
 
     def _remember(self, record: RunRecord) -> None:
         self._last = record
+
+    def _batch(
+        self,
+        prompts: Sequence[Prompt],
+        seed: Any,
+        each: Sequence[Mapping[str, Any]] | None,
+        options: Mapping[str, Any],
+        adapt: Callable[[GenerationOptions], GenerationOptions],
+    ) -> Many:
+        if self._peers is not None:
+            warn_of_batch()
+        quiet = {"disable": True}  # there is one bar for all
+
+        def alone(prompt: Prompt, given: GenerationOptions) -> Prepared:
+            return self._prepared(prompt, adapt(given), quiet)
+
+        return Many(self, alone, prompts, seed, each, options, self._progress)
+
+    def _remember_batch(self, many: Many) -> None:
+        self._many = many
 
 
 def _changed(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -311,14 +414,6 @@ def _changed(arguments: dict[str, Any]) -> dict[str, Any]:
     signature = inspect.signature(AutoInterleavedInferencer.auto_interleaved_generation)
     defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
     return {name: value for name, value in arguments.items() if value is not defaults[name]}
-
-
-def _fold(events: Iterator[Event]) -> InterleavedOutput:
-    """Return what a stream ends in."""
-    for event in events:
-        if isinstance(event, Finished):
-            return event.output
-    raise AssertionError("a stream ends in Finished")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

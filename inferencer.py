@@ -81,11 +81,13 @@ class InterleaveInferencer(Manners):
                 inferencer's own attribute says.
 
         Raises:
-            TypeError: if `text` is no string.
+            TypeError: if `text` is no string, or the switch neither True nor False.
+            ValueError: if `text` holds half a character.
         """
         if split_special_tokens is None:
             split_special_tokens = self.split_special_tokens
-        ids = self.encode_text(text, split_special_tokens=split_special_tokens)
+        split = flag("split_special_tokens", split_special_tokens)
+        ids = self.encode_text(text, split_special_tokens=split)
         read, _ = self.read_ids([self.bos, *ids, self.eos], value_in(gen_context))
         return put(read, gen_context)
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, NoReturn, Protocol, get_args, get_origin, get_t
 
 from auto_interleaved.help_texts import OPTIONS, describe_protocols
 from auto_interleaved.options import ALIASES, AS_INPUT, SIDES, GenerationOptions
+from auto_interleaved.prompt_arguments import add_many
 from auto_interleaved.spellings import nearest_option
 from data.wording import one_line, shown
 from modeling.checkpoint import BUNDLED_MODEL
@@ -33,7 +34,8 @@ _METAVARS: Mapping[str, str | tuple[str, ...]] = {
     "stop_strings": "TEXT",
 }
 
-_USAGE = f"{PROGRAM} PROMPT [--model DIR] [--image FILE ...] [options]"
+_USAGE = f"""{PROGRAM} PROMPT [--model DIR] [--image FILE ...] [options]
+       {PROGRAM} --prompts FILE.jsonl --output FOLDER [options]"""
 _DESCRIPTION = "Writes a text with pictures: the model decides when to draw, and sees what it drew."
 _EPILOG = f"""\
 other libraries' spellings:
@@ -45,6 +47,7 @@ examples:
   {PROGRAM} "Make it winter." --model BAGEL-7B-MoT --image garden.jpg
   {PROGRAM} "A lighthouse: <|vision_start|>" --model BAGEL-7B-MoT --seed 7
   {PROGRAM} - --model BAGEL-7B-MoT --output report.md < prompt.txt
+  {PROGRAM} --prompts prompts.jsonl --output results/
 
 exit status:
   0  done
@@ -109,8 +112,6 @@ class _Parser(argparse.ArgumentParser):
     """A parser that raises where argparse would print its usage and exit."""
 
     def error(self, message: str) -> NoReturn:
-        if "PROMPT" in message:  # no other argument can be missing
-            message = "no prompt is given; put it first, as --image takes all that follow it"
         raise ArgumentError(message.removeprefix("argument "))
 
 
@@ -145,11 +146,14 @@ def _parser() -> argparse.ArgumentParser:
         "earlier result there is replaced (default: %(default)s)",
     )
     _add_options(groups)
+    add_many(parser.add_argument_group("many prompts"), _whole_number)
     return parser
 
 
 def _add_input(group: _Group) -> None:
-    group.add_argument("prompt", metavar="PROMPT", help="what to write about; - reads stdin")
+    group.add_argument(
+        "prompt", nargs="?", metavar="PROMPT", help="what to write about; - reads stdin"
+    )
     group.add_argument(
         "--image",
         nargs="+",
@@ -191,6 +195,12 @@ def _add_loading(group: _Group) -> None:
         "--revision", metavar="NAME", help="branch, tag or commit on the hub (default: main)"
     )
     group.add_argument("--local-files-only", action="store_true", help="download nothing")
+    group.add_argument(
+        "--spread-guidance",
+        action="store_true",
+        help="under torchrun or accelerate launch: compute each guidance branch of a picture in a "
+        "process of its own, each on its own GPU",
+    )
 
 
 def _add_options(groups: Mapping[str, _Group]) -> None:

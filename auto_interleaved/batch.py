@@ -1,8 +1,9 @@
 """The batch driver: many runs at once, whose asks of one kind are answered together.
 
-Writing goes first, then reading, then drawing: a token is short and somebody may be watching it,
-and what waits to be drawn meanwhile becomes more, which costs less each. Small images are drawn
-together; large ones keep the device busy by themselves and come one after another.
+Reading goes first, so that whoever joins takes part in all that follows. Then writing: a token is
+short and somebody may be watching it. Then drawing: what waits for it meanwhile becomes more, which
+costs less each. Small images are drawn together; large ones keep the device busy by themselves and
+come one after another.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from data.output.events import Event
 from modeling.bagel.blocks import Block
 from modeling.bagel.drawing import Canvas, draws_small
 from modeling.choice import likeliest
-from modeling.together import Line, Sampling, read_together, step_together, write_together
+from modeling.together import Line, Sampling, step_together, write_together
 from modeling.verbs import Verbs
 
 _Reads = ReadIds | ReadLatent | ReadVision
@@ -72,7 +73,7 @@ class Batch:
         self._beginnings = beginnings
         self._direct = Direct(verbs)
         self._members: list[_Member] = []
-        self._waited = 0  # rounds that drawings have waited
+        self._waited = 0  # rounds that drawings have waited for texts
         self._large_next = False
 
     @property
@@ -134,15 +135,13 @@ class Batch:
         kinds: dict[str, list[_Member]] = {"write": [], "read": [], "draw": [], "alone": []}
         for member in self._members:
             kinds[_kind(member.question)].append(member)
-        self._waited = self._waited + 1 if kinds["draw"] else 0
         if kinds["alone"]:
             return kinds["alone"][:1], partial(self._once, self._alone)
         if kinds["read"]:
             together = _fitting(kinds["read"], self._tokens_read)
             return together, partial(self._once, self._read)
-        if kinds["write"] and self._waited < _PATIENCE:
-            return kinds["write"], self._write
-        if kinds["draw"]:
+        self._waited = self._waited + 1 if kinds["draw"] else 0
+        if kinds["draw"] and not (kinds["write"] and self._waited < _PATIENCE):
             self._waited = 0
             return self._next_to_draw(kinds["draw"])
         return kinds["write"], self._write
@@ -217,7 +216,7 @@ class Batch:
         model, verbs = self._verbs.model, self._verbs
         blocks = [_block(verbs, question) for question in questions]
         pairs = zip((question.context for question in questions), blocks, strict=True)
-        read = read_together(model, list(pairs))
+        read = model.read_all(list(pairs))
         return [
             (context, likeliest(model, model.logits(hidden[-1:])[0]))
             if isinstance(question, ReadIds)

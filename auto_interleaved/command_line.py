@@ -12,14 +12,16 @@ import tempfile
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from auto_interleaved.arguments import PROGRAM, ArgumentError, in_flags
+from auto_interleaved.prompt_runs import run_many
 from auto_interleaved.record import GenerationError
-from auto_interleaved.request import Request, read_request
+from auto_interleaved.request import ManyRequest, Request, read_request
 from auto_interleaved.screen import Screen
 from auto_interleaved.stopping import Stopping
 from data.output import FinishReason, InterleavedOutput
@@ -55,8 +57,13 @@ def run(arguments: Sequence[str] | None, load: Callable[..., Any]) -> int:
     _reserve_descriptors()
     screen = Screen(sys.stdout, sys.stderr)
     try:
-        with Stopping(for_good=arguments is None) as stopping, _logged_to(screen):
-            return _run(read_request(arguments), screen, stopping, load)
+        with Stopping(for_good=arguments is None) as stopping:
+            with _logged_to(screen):
+                request = read_request(arguments)
+            if isinstance(request, Request) and not request.is_main:
+                screen = Screen(None, None)  # of processes that make one run, one shows it
+            with _logged_to(screen):
+                return _run(request, screen, stopping, load)
     except ArgumentError as error:
         screen.note(f"{PROGRAM}: {error}")
         return _BAD_ARGUMENTS
@@ -99,12 +106,22 @@ def _logged_to(screen: Screen) -> Iterator[None]:
         logger.removeHandler(notes)
 
 
-def _run(request: Request, screen: Screen, stopping: Stopping, load: Callable[..., Any]) -> int:
+def _run(
+    request: Request | ManyRequest, screen: Screen, stopping: Stopping, load: Callable[..., Any]
+) -> int:
+    if isinstance(request, ManyRequest):
+        return run_many(request, screen, stopping, partial(_loaded, screen=screen, load=load))
     inferencer = _loaded(request, screen, load)
     try:
+        if request.spread:
+            inferencer.spread_guidance()
         events = inferencer.stream(request.prompt, **vars(request.options))
     except (TypeError, ValueError) as error:  # what only the model could tell
         raise ArgumentError(in_flags(str(error))) from error
+    except (ConnectionError, RuntimeError) as error:
+        if not request.spread:
+            raise
+        raise ArgumentError(f"--spread-guidance: {error}") from error
     with suppress(KeyboardInterrupt):
         _watch(events, screen, stopping)
         stopping.shield()
@@ -113,7 +130,7 @@ def _run(request: Request, screen: Screen, stopping: Stopping, load: Callable[..
     return _finish(inferencer.last_output, request, screen)
 
 
-def _loaded(request: Request, screen: Screen, load: Callable[..., Any]) -> Any:
+def _loaded(request: Request | ManyRequest, screen: Screen, load: Callable[..., Any]) -> Any:
     """Return the `AutoInterleavedInferencer` of the request's model."""
     try:
         with screen.waiting(f"loading {request.model}"):
@@ -144,6 +161,8 @@ def _finish(output: InterleavedOutput | None, request: Request, screen: Screen) 
     if output is None:  # interrupted before its first step
         output = InterleavedOutput(finish_reason="interrupted")
     code = _FAILED if output.finish_reason in ("interrupted", "error") else _DONE
+    if not request.is_main:
+        return code
     if code == _FAILED and not output:
         screen.note(f"{PROGRAM}: {_cause(output)}; nothing was made, so nothing is saved")
         return code

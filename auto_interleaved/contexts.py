@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -49,6 +50,7 @@ class Contexts:
         without_images: for image guidance.
         num_images: images read so far, the caller's included.
         images: where they lie in each of these contexts; what is said of others is dropped.
+        items: what was read, in order, where it is noted down; see `standing.Noting`.
     """
 
     full: Context
@@ -57,6 +59,7 @@ class Contexts:
     without_images: Context
     num_images: int = 0
     images: Mapping[Context, tuple[ImageSlots, ...]] = field(default_factory=dict, repr=False)
+    items: tuple[Any, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         known = {c: self.images[c] for c in self.each if c in self.images}
@@ -174,14 +177,8 @@ class Reader:
         without_images = contexts.without_images
         if protocol.without_images == "without_newest_image":
             without_images = contexts.full
-        return Contexts(
-            full=full,
-            view=view,
-            without_text=without_text,
-            without_images=without_images,
-            num_images=number,
-            images=images,
-        )
+        each = full, view, without_text, without_images
+        return replace(contexts.replaced(each, images), num_images=number)
 
     def read_instead(self, contexts: Contexts, blank: ReadImage) -> Work[Contexts]:
         """Read a blank image in place of one that is not drawn; nothing will be drawn any more.

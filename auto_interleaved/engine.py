@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
 from auto_interleaved.asks import EncodeImage, Work, ask
-from auto_interleaved.contexts import Contexts, Reader, ReadImage, empty_contexts
-from auto_interleaved.draft import Ending
-from auto_interleaved.expectations import expects_pictures, warn_of_no_image
+from auto_interleaved.contexts import Contexts, ReadImage, empty_contexts
+from auto_interleaved.expectations import TEXT_POSITIONS, reason_of_end, warn_of_long_prompt
 from auto_interleaved.idle_options import warn_of_idle_options
-from auto_interleaved.memory import TEXT_POSITIONS, Budget, Step
+from auto_interleaved.memory import Budget, Step
 from auto_interleaved.options import AS_INPUT, GenerationOptions
 from auto_interleaved.painter import Painter, blank_image
 from auto_interleaved.progress import Progress
 from auto_interleaved.record import RunRecord
 from auto_interleaved.seeds import Randomness
-from auto_interleaved.sizes import tell_of_size
+from auto_interleaved.sizes import Size, read_size, tell_of_size
+from auto_interleaved.standing import Standing, reader_of
 from auto_interleaved.writer import Writer
 from data.data_utils import pil_img2rgb
 from data.output import FinishReason, Segment
@@ -31,8 +28,6 @@ from data.protocols import Protocol
 from inferencer import GEN_THINK_SYSTEM_PROMPT, InterleaveInferencer
 from modeling.bagel.bagel import execution_device
 from modeling.decoding import choice
-
-logger = logging.getLogger("auto_interleaved")
 
 _IMAGE_POSITIONS = 2  # a latent block and a vision block
 
@@ -64,16 +59,28 @@ class Run:
         inferencer: the verbs.
         setting: what the run goes by.
         record: where the segments go.
+        start: where it begins, if another may go on where it ends; None: it begins with nothing,
+            and nothing is kept of it.
+
+    Attributes:
+        end: where it ended, if it began with a `start`; None until then, and if it failed.
     """
 
     def __init__(
-        self, inferencer: InterleaveInferencer, setting: Setting, record: RunRecord
+        self,
+        inferencer: InterleaveInferencer,
+        setting: Setting,
+        record: RunRecord,
+        start: Standing | None = None,
     ) -> None:
         options = setting.options
         self._inferencer = inferencer
         self._setting = setting
         self._record = record
-        self._reader = Reader(setting.protocol, options.image_memory)
+        self._keeps = start is not None
+        self._start = start or Standing()
+        self.end: Standing | None = None
+        self._reader = reader_of(start, setting.protocol, options.image_memory)
         self._progress = Progress(setting.progress)
         self._randomness = randomness = Randomness(options.seed, options.generator)
         choose = choice(
@@ -87,11 +94,14 @@ class Run:
         )
         self._writer = Writer(inferencer, self._reader, setting.protocol, options, choose, record)
         self._painter = Painter(inferencer, options, randomness, self._progress, record)
-        self._budget = Budget(inferencer, options, self._reader, self._painter)
+        self._budget = Budget(inferencer, options, self._reader, self._painter, start)
         self._shape = options.drawn_shape or setting.image_shape
         self._encoded: dict[str, list[int]] = {}
         self._blank: ReadImage | None = None
-        self._size: tuple[int, int] | None = None  # (width, height) that pictures are resized to
+        self._size: Size | None = None  # (width, height) that pictures are resized to
+        self._input_size: Size | None = None
+        if self._start.input_size is not None:
+            self._follow(self._start.input_size)
         limits = (options.max_images, setting.protocol.max_images)
         self._max_images = min((n for n in limits if n is not None), default=math.inf)
 
@@ -102,9 +112,12 @@ class Run:
             execution_device(self._inferencer.model.language_model.lm_head)
         )
         try:
-            return (yield from self._generate(parts))
+            reason, contexts = yield from self._generate(parts)
         finally:
             self._progress.close()
+        if self._keeps:
+            self.end = Standing.of(contexts, self._input_size)
+        return reason
 
     def check_positions(self, parts: Sequence[PromptPart]) -> None:
         """Refuse a prompt that the model has no positions for.
@@ -112,7 +125,7 @@ class Run:
         Raises:
             ValueError: if it is longer than the model was made to read.
         """
-        taken = sum(len(self._ids(text)) for text in self._instructions())
+        taken = self._start.position + sum(len(self._ids(text)) for text in self._instructions())
         for part in parts:
             images = _IMAGE_POSITIONS if isinstance(part, ImageInput) else 0
             taken += len(self._ids_of(part)) + images
@@ -120,7 +133,7 @@ class Run:
         if taken > limit:
             raise ValueError(
                 f"the prompt must take at most {limit} positions, which the model was made for, "
-                f"got {taken}; shorten its texts"
+                f"got {taken}{self._start.told}; shorten its texts"
             )
 
     def check_memory(self, parts: Sequence[PromptPart]) -> None:
@@ -197,24 +210,27 @@ class Run:
     def _instructions(self) -> list[str]:
         """Return what is said before the caller's first word."""
         plan = GEN_THINK_SYSTEM_PROMPT if self._setting.options.think else None
-        return [text for text in (self._setting.protocol.system_prompt, plan) if text is not None]
+        texts = [text for text in (self._setting.protocol.system_prompt, plan) if text is not None]
+        known = self._start.instructions
+        return [text for text in texts if tuple(self._ids(text)) not in known]
 
     def _instructed(self) -> Work[Contexts]:
         """Return contexts that hold what is said before the caller's first word."""
-        contexts = empty_contexts(self._inferencer.model.new_context())
+        nothing = empty_contexts(self._inferencer.model.new_context())
+        contexts = yield from self._start.resumed(nothing)
         for text in self._instructions():
             ids = self._ids(text)
             contexts = yield from self._reader.instruct(contexts, ids)
             self._record.prompt_tokens += len(ids)
         return contexts
 
-    def _generate(self, parts: Sequence[PromptPart]) -> Work[FinishReason]:
+    def _generate(self, parts: Sequence[PromptPart]) -> Work[tuple[FinishReason, Contexts]]:
         """Read, then write and draw in rounds until the model, the protocol or a limit ends it."""
         options = self._setting.options
         # Nobody but this frame may hold contexts: keys and values live as long as they are held.
         contexts, reason = yield from self._read(parts)
         if reason is not None:
-            return reason
+            return reason, contexts
         pending: ReadImage | None = None  # drawn, and read only if the run goes on
         told = separator = ""  # the last text, and what sets the next one off from it
         in_text = True  # whether that belongs to the next one
@@ -224,8 +240,9 @@ class Run:
                 pending, in_text = None, False
                 separator = "" if told[-1:].isspace() else separator
             if not self._fits(contexts, TEXT_POSITIONS, self._budget.writing()):
-                self._warn_of_long_prompt(contexts)
-                return "context_full"
+                if not (self._record.num_texts or self._record.num_images):
+                    warn_of_long_prompt(contexts.full.position, self._inferencer.max_positions)
+                return "context_full", contexts
             written = yield from self._writer.write(contexts, separator, in_text=in_text)
             contexts, verdict = written.contexts, written.verdict
             if written.text:
@@ -234,14 +251,19 @@ class Run:
             if verdict == "draw":
                 reason = self._refusal(contexts)
                 if reason is not None:
-                    return reason
+                    return reason, contexts
                 if self._max_images:
                     pending = yield from self._painter.draw(contexts, self._shape, self._size)
                 else:
                     contexts = yield from self._read_instead(contexts)
             elif verdict != "more":
-                return self._reason(verdict, parts)
-        return "max_blocks"
+                done = bool(contexts.num_images) or not self._max_images
+                protocol = self._setting.protocol
+                reason = reason_of_end(verdict, parts, protocol, is_illustrated=done)
+                return reason, contexts
+        if pending is not None and self._keeps:
+            contexts = yield from self._see(contexts, pending)  # whoever goes on has seen it
+        return "max_blocks", contexts
 
     def _refusal(self, contexts: Contexts) -> FinishReason | None:
         """Say why no further image may start, or none be read in its place, if so."""
@@ -256,22 +278,6 @@ class Run:
         if contexts.full.position + positions > self._inferencer.max_positions:
             return False
         return self._budget.allows(contexts, step)
-
-    def _warn_of_long_prompt(self, contexts: Contexts) -> None:
-        limit = self._inferencer.max_positions
-        left = limit - contexts.full.position
-        if left < TEXT_POSITIONS and not (self._record.num_texts or self._record.num_images):
-            logger.warning(
-                "the prompt leaves %d of the model's %d positions, too few for a text", left, limit
-            )
-
-    def _reason(self, verdict: Ending, parts: Sequence[PromptPart]) -> FinishReason:
-        if verdict != "stop":
-            return verdict
-        if self._record.num_images or not self._max_images or not expects_pictures(parts):
-            return "stop"
-        warn_of_no_image(self._setting.protocol)
-        return "no_image"
 
     def _ids_of(self, part: PromptPart) -> list[int]:
         """Return the ids of a text; an image has none."""
@@ -298,17 +304,19 @@ class Run:
         read = yield from self._reader.read_image(contexts, image)
         self._record.segments.append(Segment(kind="image", role="prompt", image=part.image))
         self._record.prompt_tokens += read.full.length - contexts.full.length
-        self._fit(part.image, picture)
+        if self._setting.options.image_shape is None:
+            tell_of_size(part.image.size, picture.size)
+        self._follow(part.image.size)
         return (yield from self._reader.forget_images(read))
 
-    def _fit(self, given: Image.Image, read: Image.Image) -> None:
+    def _follow(self, size: Size) -> None:
         """Let pictures from now on be as large as an input image, if they are to be."""
         options = self._setting.options
         if options.image_shape == AS_INPUT:
-            self._size = given.size
-        elif options.image_shape is None:
-            tell_of_size(given.size, read.size)
-        self._shape = options.drawn_shape or (read.height, read.width)
+            self._size = size
+        width, height = read_size(self._inferencer.vae_transform, size)
+        self._shape = options.drawn_shape or (height, width)
+        self._input_size = size
 
     def _see(self, contexts: Contexts, image: ReadImage) -> Work[Contexts]:
         """Read a drawn image."""

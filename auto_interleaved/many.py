@@ -19,7 +19,7 @@ from data.output import InterleavedOutput
 from data.output.events import Event, Finished
 from data.prompts import Prompt
 from modeling.checks import integer, out_of_range, wrong_type
-from modeling.progress import Bar
+from modeling.progress import Bar, in_notebook
 from modeling.verbs import Verbs
 
 MAX_BATCH_SIZE = 16
@@ -62,7 +62,7 @@ class Many:
         self._limit = given.max_context_memory
         self._options = dict(options)
         count = len(self._prompts)
-        self._each = _as_many("each", each, count) if each is not None else [{}] * count
+        self._each = _options_each(each, count) if each is not None else [{}] * count
         self._seeds = self._seeds_of(seed, count, given)
         self._progress = dict(progress)
         self._records: list[RunRecord | None] = [None] * count
@@ -75,13 +75,24 @@ class Many:
         """Return what was made for each prompt so far; None where it has not begun."""
         return [None if record is None else record.so_far() for record in self._records]
 
-    def events(self, max_batch_size: int) -> Iterator[tuple[int, Event]]:
-        """Run all prompts, so many at a time at most; see `stream_batch`."""
-        return self._events(_batch_size("max_batch_size", max_batch_size))
+    def events(
+        self, max_batch_size: int, remember: Callable[[Many], None]
+    ) -> Iterator[tuple[int, Event]]:
+        """Run all prompts, so many at a time at most; see `stream_batch`.
 
-    def _events(self, size: int) -> Iterator[tuple[int, Event]]:
+        Args:
+            max_batch_size: runs under way at a time.
+            remember: takes the batch at once, and once more when it is over, for a callback may
+                have had a batch of its own meanwhile. Not where it is merely closed.
+        """
+        events = self._events(_batch_size("max_batch_size", max_batch_size), remember)
+        remember(self)
+        return events
+
+    def _events(self, size: int, remember: Callable[[Many], None]) -> Iterator[tuple[int, Event]]:
         batch = Batch(self._verbs, self._beginnings)
-        with Bar(**{"desc": "prompts", "unit": "prompt", **self._progress}) as bar:
+        own = {"desc": "prompts", "unit": "prompt", **in_notebook(self._progress)}
+        with Bar(**{**own, **self._progress}) as bar:
             bar.count_to(len(self._prompts))
             try:
                 while self._waiting or batch.size:
@@ -93,9 +104,12 @@ class Many:
                     bar.tell(batch.doing)
             except BaseException as error:
                 batch.close(error)
+                if not isinstance(error, GeneratorExit):
+                    remember(self)
                 raise
             finally:
                 self._beginnings.allow(0)
+        remember(self)
         self._raise_first()
 
     def _next(self, batch: Batch, size: int) -> Iterator[tuple[int, Event]]:
@@ -124,7 +138,7 @@ class Many:
 
     def _prepared(self, index: int) -> Prepared | Refused:
         """Return a run that is ready to begin, or one that was refused."""
-        given = {**self._options, **self._each[index], "seed": self._seeds[index]}
+        given = {**self._options, "seed": self._seeds[index], **self._each[index]}
         try:
             # A failure is raised when all are done.
             options = make_options({**given, "on_error": "return"})
@@ -136,11 +150,7 @@ class Many:
 
     def _seeds_of(self, seed: Any, count: int, given: GenerationOptions) -> list[Seed | None]:
         """Return a seed for each prompt."""
-        if given.generator is not None:
-            raise ValueError(
-                "generator must not be given for a batch, whose runs take turns; "
-                "give seed, one for all or a list"
-            )
+        _refuse_generator("generator", given.generator)
         if seed is None:
             return [int(torch.randint(2**32, (), device="cpu")) for _ in range(count)]
         if isinstance(seed, list | tuple):
@@ -163,6 +173,25 @@ def _listed(prompts: Any) -> list[Prompt]:
         hint = "for one prompt call auto_interleaved_generation"
         raise wrong_type("prompts", "a list of prompts", prompts, hint)
     return list(prompts)
+
+
+def _options_each(each: Any, count: int) -> list[Mapping[str, Any]]:
+    """Check the options of single prompts, as far as it concerns all."""
+    options = _as_many("each", each, count)
+    for place, own in enumerate(options):
+        name = f"each[{place}]"
+        if not isinstance(own, Mapping):
+            raise wrong_type(name, "a dictionary of options", own, "{} is none")
+        _refuse_generator(f'{name}["generator"]', own.get("generator"))
+    return options
+
+
+def _refuse_generator(name: str, generator: Any) -> None:
+    if generator is not None:
+        raise ValueError(
+            f"{name} must not be given for a batch, whose runs take turns; "
+            "give seed, one for all or a list"
+        )
 
 
 def _as_many(name: str, values: Any, count: int) -> list[Any]:

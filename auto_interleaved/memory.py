@@ -13,17 +13,17 @@ from PIL import Image
 
 from auto_interleaved.asks import NextStep, ReadIds, Work, ask
 from auto_interleaved.contexts import Contexts, Reader, ReadImage, empty_contexts
+from auto_interleaved.expectations import TEXT_POSITIONS
 from auto_interleaved.forecast import Forecast
 from auto_interleaved.options import GenerationOptions
 from auto_interleaved.painter import BLANK, Painter
 from auto_interleaved.sizes import Size, read_size
+from auto_interleaved.standing import Standing
 from inferencer import InterleaveInferencer
 from modeling.bagel import Bagel
 from modeling.context import Context
 
 logger = logging.getLogger("auto_interleaved")
-
-TEXT_POSITIONS = 3  # bos, one token, eos: less is no text
 
 # What a run does next with its contexts, as far as memory goes.
 Step = Callable[[Contexts], Work[Contexts]]
@@ -44,20 +44,23 @@ class Budget:
         inferencer: the model, and the transforms by which it reads.
         options: the limit, and what decides how much a step takes.
         reader, painter: those of the run.
+        start: where the run begins, which somebody keeps meanwhile; None: with nothing.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one collaborator each
         self,
         inferencer: InterleaveInferencer,
         options: GenerationOptions,
         reader: Reader,
         painter: Painter,
+        start: Standing | None = None,
     ) -> None:
         self._inferencer = inferencer
         self._model = inferencer.model
         self._options = options
         self._reader = reader
         self._painter = painter
+        self._start = start or Standing()
 
     def allows(self, contexts: Contexts, step: Step) -> bool:
         """Say whether a step fits; a warning tells of one that does not."""
@@ -74,7 +77,7 @@ class Budget:
         return needed <= limit
 
     def check(self, steps: Sequence[Step]) -> None:
-        """Check that the first steps of a run fit.
+        """Check that the first steps of a run fit, after where it begins.
 
         Raises:
             ValueError: if they do not.
@@ -82,17 +85,22 @@ class Budget:
         limit = self._options.max_context_memory
         if limit is None:
             return
-        needed = self.needed(empty_contexts(Context.empty(0)), *steps)
+        if self._start.contexts is None:
+            nothing = empty_contexts(Context.empty(0))
+            needed = self.needed(nothing, self._start.resumed, *steps)
+        else:
+            needed = self.needed(self._start.contexts, *steps)
         if needed > limit:
+            before = " after what was read before" if self._start.position else ""
             raise ValueError(
-                f"max_context_memory must be at least {needed} for this prompt, got {limit}; "
-                "it counts bytes; give more of them, or fewer or smaller images"
+                f"max_context_memory must be at least {needed} for this prompt{before}, "
+                f"got {limit}; it counts bytes; give more of them, or fewer or smaller images"
             )
 
     def needed(self, contexts: Contexts, *steps: Step) -> int:
         """Return the most bytes that contexts take on their way through some steps."""
-        sketch = _sketched(contexts)
-        forecast = Forecast(self._inferencer, sketch.each)
+        sketch, kept = _sketched(contexts, self._start.each)
+        forecast = Forecast(self._inferencer, (*sketch.each, *kept))
         for step in steps:  # the contexts before a step are kept until it is done, as in a run
             sketch = forecast.result(step(sketch))
         return forecast.peak * bytes_per_token(self._model)
@@ -179,9 +187,11 @@ class Budget:
         return read_size(self._inferencer.vae_transform, size)
 
 
-def _sketched(contexts: Contexts) -> Contexts:
-    """Return contexts of the same lengths over sketches of their stores."""
-    stores = {context.store: context.store.sketch() for context in contexts.each}
+def _sketched(contexts: Contexts, held: Sequence[Context]) -> tuple[Contexts, list[Context]]:
+    """Return contexts of the same lengths over sketches of their stores, and what others hold."""
+    stores = {context.store: context.store.sketch() for context in (*contexts.each, *held)}
     of = {context: replace(context, store=stores[context.store]) for context in contexts.each}
     images = {of[context]: images for context, images in contexts.images.items()}
-    return contexts.replaced([of[context] for context in contexts.each], images)
+    # Whoever holds contexts may hold longer ones too, and nothing is written over those.
+    kept = [Context(stores[context.store], context.store.written) for context in held]
+    return contexts.replaced([of[context] for context in contexts.each], images), kept

@@ -12,6 +12,7 @@ import torch
 from auto_interleaved.seeds import ANY_SEED, MAX_SEED, RandomState, Seed, any_seed
 from data.callables import unfit
 from data.output.segments import require_one_of
+from data.wording import require_whole
 from modeling.checks import Check, instance, integer, out_of_range, wrong_type
 
 
@@ -56,6 +57,7 @@ def strings(name: str, value: Any) -> tuple[str, ...]:
             raise ValueError(
                 f"{name}[{place}] must not be empty, got ''; an empty string is in every text"
             )
+        require_whole(item, f"{name}[{place}]")
     return tuple(value)
 
 

@@ -7,7 +7,7 @@ by `check_against`, still before anything is computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -207,6 +207,27 @@ def make_options(given: Mapping[str, Any]) -> GenerationOptions:
             type, or one of `height` and `width` is missing.
         ValueError: if an option is out of range.
     """
+    return GenerationOptions(**_chosen(given))
+
+
+def changed_options(options: GenerationOptions, given: Mapping[str, Any]) -> GenerationOptions:
+    """Return options with keyword arguments, as `make_options` takes them, in their place.
+
+    A seed takes the place of a generator too, and the other way round; None of neither.
+
+    Raises:
+        TypeError: as `make_options` does.
+        ValueError: the same.
+    """
+    chosen = _chosen(given)
+    drawn = {name: chosen.pop(name, None) for name in ("seed", "generator")}
+    if any(source is not None for source in drawn.values()):
+        chosen.update(drawn)
+    return replace(options, **chosen)
+
+
+def _chosen(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments by the names of their options, which are known and named once."""
     known = [entry.name for entry in fields(GenerationOptions)]
     chosen: dict[str, Any] = {}
     spelled: dict[str, str] = {}  # each option's name as the caller wrote it
@@ -219,7 +240,7 @@ def make_options(given: Mapping[str, Any]) -> GenerationOptions:
                 f"leave {keyword if keyword != name else spelled[name]} out"
             )
         chosen[name], spelled[name] = value, keyword
-    return GenerationOptions(**chosen)
+    return chosen
 
 
 def check_against(options: GenerationOptions, *, latent_grid: Callable[[int, int], object]) -> None:

@@ -223,10 +223,13 @@ def _changed_latent(answer: Any, latent: Tensor) -> Tensor | None:
     changed = answer.get("latents")
     if changed is None:
         return None
-    if not isinstance(changed, Tensor) or changed.shape != latent.shape:
-        given = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+    is_latent = isinstance(changed, Tensor) and changed.is_floating_point()
+    if not is_latent or changed.shape != latent.shape:
+        given = type(changed).__name__
+        if isinstance(changed, Tensor):
+            given = f"{changed.dtype} of shape {tuple(changed.shape)}"
         raise ValueError(
-            f"callback_on_step_end must return latents of shape {tuple(latent.shape)}, as they "
-            f"were shown to it; got {given}"
+            f"callback_on_step_end must return latents of shape {tuple(latent.shape)} in floating "
+            f"point, as they were shown to it; got {given}"
         )
     return changed.detach()

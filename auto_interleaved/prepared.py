@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from auto_interleaved.engine import Run, Setting
 from auto_interleaved.options import GenerationOptions
 from auto_interleaved.record import GenerationError, RunRecord
 from auto_interleaved.sizes import check_sizes
+from auto_interleaved.standing import Standing
 from data.output.events import Finished
 from data.prompts import Prompt, PromptPart, parse_prompt
 from data.protocols import Protocol, find_protocol
@@ -29,7 +30,7 @@ class Prepared:
     """
 
     run: Run
-    parts: Sequence[PromptPart]
+    parts: tuple[PromptPart, ...]
     record: RunRecord
     raises: bool
 
@@ -97,6 +98,7 @@ def prepare(
     *,
     protocol: Protocol,
     progress: Mapping[str, Any],
+    start: Standing | None = None,
 ) -> Prepared:
     """Read a prompt, and check it with the options against the model.
 
@@ -106,6 +108,7 @@ def prepare(
         options: of the run.
         protocol: the checkpoint's own, where the options name none.
         progress: keyword arguments for tqdm.
+        start: where the run begins, if not with nothing.
 
     Raises:
         ValueError: if the run would turn out to be impossible half-way.
@@ -120,9 +123,10 @@ def prepare(
         progress=progress,
     )
     parts = parse_prompt(prompt, split_special_tokens=options.split_special_tokens)
-    check_sizes(inferencer, parts, options, inferencer.image_shape)
+    earlier = None if start is None else start.input_size
+    check_sizes(inferencer, parts, options, inferencer.image_shape, earlier)
     record = RunRecord({**vars(options), "protocol": protocol.name})
-    run = Run(inferencer, setting, record)
+    run = Run(inferencer, setting, record, start)
     run.check_positions(parts)
     run.check_memory(parts)
     return Prepared(run=run, parts=parts, record=record, raises=options.on_error == "raise")

@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 import textwrap
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from auto_interleaved.arguments import ArgumentError, in_flags, parse
+from auto_interleaved.arguments import DEFAULT_OUTPUT, PROGRAM, ArgumentError, in_flags, parse
 from auto_interleaved.options import GenerationOptions, make_options
+from auto_interleaved.peers import launched_rank, local_rank
+from auto_interleaved.seeds import ANY_SEED
 from data.output import InterleavedOutput
 from data.output.locks import MOVES, staging
 from data.output.names import format_of
@@ -38,6 +41,7 @@ class Request:
         model: a directory or a hub id.
         loading: keyword arguments for `AutoInterleavedInferencer.from_pretrained`.
         output: where the result goes; it can be written there.
+        spread: whether guidance is computed by all processes that a launcher started.
     """
 
     prompt: str | list[str | Image.Image]
@@ -45,9 +49,46 @@ class Request:
     model: str
     loading: Mapping[str, Any]
     output: str
+    spread: bool
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that shows and saves."""
+        return not (self.spread and launched_rank())
 
 
-def read_request(arguments: Sequence[str] | None) -> Request:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ManyRequest:
+    """A file of prompts to be run.
+
+    Attributes:
+        file: the prompts.
+        options: of every prompt that does not say otherwise.
+        model: a directory or a hub id.
+        loading: keyword arguments for `AutoInterleavedInferencer.from_pretrained`.
+        output: the folder of the results; it can be written there.
+        overwrite: whether to do again what is there.
+        limit: how many lines at most; None for all.
+        ids: of the prompts that are meant; None for all.
+        batch_size: prompts under way at a time in each process.
+        threads: of each process on a CPU.
+        timings: a file that is told how long each took; None for none.
+    """
+
+    file: Path
+    options: GenerationOptions
+    model: str
+    loading: Mapping[str, Any]
+    output: Path
+    overwrite: bool
+    limit: int | None
+    ids: Sequence[str] | None
+    batch_size: int
+    threads: int
+    timings: Path | None
+
+
+def read_request(arguments: Sequence[str] | None) -> Request | ManyRequest:
     """Read a command line and check it.
 
     Args:
@@ -58,26 +99,100 @@ def read_request(arguments: Sequence[str] | None) -> Request:
         SystemExit: with status 0, after help or the list of protocols was shown.
     """
     given, options = parse(arguments)
-    checked = _options(options)
+    _require_one_kind(given)
+    if given.spread_guidance and launched_rank() is None:
+        raise ArgumentError(
+            "--spread-guidance needs several processes; start them so: "
+            f"torchrun --nproc-per-node 3 --no-python {PROGRAM} PROMPT --spread-guidance"
+        )
+    loading = {
+        "base": given.base,
+        "device": _device(given.device, among=launched_rank() is not None),
+        "dtype": None if given.dtype is None else getattr(torch, given.dtype),
+        "revision": given.revision,
+        "local_files_only": given.local_files_only,
+    }
+    if given.prompts is not None:
+        return _many(given, options, loading)
+    # Without a seed, one is drawn, so that every run can be had again.
+    checked = _options({"seed": secrets.randbelow(_MAX_DRAWN_SEED + 1), **options})
     return Request(
         prompt=_prompt(given.prompt, given.image, checked.split_special_tokens),
         options=checked,
         output=_output(given.output),
         model=given.model,
-        loading={
-            "base": given.base,
-            "device": _device(given.device),
-            "dtype": None if given.dtype is None else getattr(torch, given.dtype),
-            "revision": given.revision,
-            "local_files_only": given.local_files_only,
-        },
+        loading=loading,
+        spread=given.spread_guidance,
     )
 
 
-def _options(given: Mapping[str, Any]) -> GenerationOptions:
-    """Make options; without a seed, one is drawn, so that every run can be had again."""
+def _require_one_kind(given: Namespace) -> None:
+    """Refuse what does not go together: one prompt, or a file of them."""
+    if given.prompts is None:
+        for name in ("overwrite", "limit", "ids", "batch_size", "threads", "timings"):
+            if getattr(given, name) not in (None, False):
+                flag = name.replace("_", "-")
+                raise ArgumentError(f"--{flag} goes with --prompts, a file of prompts")
+        if given.prompt is None:
+            raise ArgumentError(
+                "no prompt is given; put it first, as --image takes all that follow it"
+            )
+        return
+    if given.prompt is not None:
+        raise ArgumentError(
+            f"the prompts are in {shown(given.prompts)}, got {shown(given.prompt)} beside it; "
+            "leave one of them out"
+        )
+    if given.image:
+        raise ArgumentError('--image does not go with --prompts; a line has "images" of its own')
+
+
+def _many(given: Namespace, options: Mapping[str, Any], loading: Mapping[str, Any]) -> ManyRequest:
+    if given.output == DEFAULT_OUTPUT:
+        raise ArgumentError("--prompts needs --output, the folder that the results go to")
+    if options.get("seed") == ANY_SEED:
+        raise ArgumentError(
+            "--seed: with --prompts it must not be -1, any seed, as the same command is to go on "
+            "where it was stopped"
+        )
+    counts = {
+        "limit": given.limit,
+        "batch-size": given.batch_size,
+        "threads": given.threads,
+    }
+    for flag, number in counts.items():
+        if number is not None and number < 1:
+            raise ArgumentError(f"--{flag} must be at least 1, got {number}")
+    return ManyRequest(
+        file=Path(given.prompts),
+        options=_options({"seed": 0, **options}),
+        model=given.model,
+        loading=loading,
+        output=Path(_output(given.output.rstrip("/") + "/")).absolute(),
+        overwrite=given.overwrite,
+        limit=given.limit,
+        ids=given.ids,
+        batch_size=given.batch_size or 1,
+        threads=given.threads or 1,
+        timings=_timings(given.timings),
+    )
+
+
+def _timings(name: str | None) -> Path | None:
+    if name is None:
+        return None
+    path = Path(name).absolute()
     try:
-        return make_options({"seed": secrets.randbelow(_MAX_DRAWN_SEED + 1), **given})
+        with path.open("ab"):
+            return path
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArgumentError(f"--timings: {shown(name)} cannot be written ({reason})") from error
+
+
+def _options(given: Mapping[str, Any]) -> GenerationOptions:
+    try:
+        return make_options(given)
     except (TypeError, ValueError) as error:
         raise ArgumentError(in_flags(str(error))) from error
 
@@ -127,7 +242,9 @@ def _standard_input() -> str:
         ) from error
 
 
-def _device(name: str | None) -> str:
+def _device(name: str | None, *, among: bool) -> str:
+    if name is None and among and torch.cuda.is_available():  # each process has one of its own
+        return f"cuda:{local_rank() % torch.cuda.device_count()}"
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

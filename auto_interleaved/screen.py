@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
@@ -91,14 +91,35 @@ class Screen:
         finally:
             self.close()
 
-    def _open_bar(self, title: str) -> None:
+    @contextmanager
+    def counting(self, total: int, title: str, unit: str) -> Iterator[Callable[[int], None]]:
+        """Show how many of so many there are; it is told by a call."""
+        self._open_bar(title, unit)
+        bar, shown = self._bar, 0
+        if bar is not None:
+            bar.count_to(total)
+
+        def count(number: int) -> None:
+            nonlocal shown
+            if bar is not None:
+                for _ in range(number - shown):
+                    bar.update()
+                bar.show()  # also where nothing is done yet: time goes on
+            shown = max(shown, number)
+
+        try:
+            yield count
+        finally:
+            self.close()
+
+    def _open_bar(self, title: str, unit: str = "step") -> None:
         self.close()
         # It is gone once closed, and not shown at all where standard error is no terminal.
         self._bar = None
         if self._err is not None:
             self._bar = Bar(
                 desc=title,
-                unit="step",
+                unit=unit,
                 bar_format="{desc} ...",  # until a first step tells how many there are
                 leave=False,
                 disable=None,

@@ -15,7 +15,7 @@ from torch import Tensor
 MAX_SEED = 2**64 - 1  # the largest that torch's generators take
 ANY_SEED = -1
 
-_TEXT, _IMAGE = 0, 1
+_TEXT, _IMAGE, _TURN = 0, 1, 2
 _STATE = "state:"
 _STATE_BYTES = 2**16  # many times what a generator's state takes
 
@@ -31,6 +31,11 @@ def derive_seed(seed: int, *path: int) -> int:
     """Return a seed in [0, 2**63) that a seed and a path of numbers fix."""
     sequence = np.random.SeedSequence(seed, spawn_key=path)
     return int(sequence.generate_state(1, np.uint64)[0]) >> 1
+
+
+def turn_seed(seed: int, index: int) -> int:
+    """Return the seed of a session's turn, counted from 0; the first one has the session's own."""
+    return derive_seed(seed, _TURN, index) if index else seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +74,15 @@ class RandomState:
         except (ValueError, binascii.Error, zlib.error, RuntimeError) as error:
             raise ValueError("it is no state of a generator") from error
         return cls(images, texts)
+
+    def set(self, generator: torch.Generator | None, device: torch.device) -> None:
+        """Let a generator stand so; None means torch's global ones, for texts on a device."""
+        if generator is not None:
+            generator.set_state(self.images)
+            return
+        torch.set_rng_state(self.images)
+        if self.texts is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(self.texts, device)
 
     def __str__(self) -> str:
         states = [self.images] if self.texts is None else [self.images, self.texts]

@@ -22,6 +22,7 @@ def check_sizes(
     parts: Sequence[PromptPart],
     options: GenerationOptions,
     image_shape: tuple[int, int],
+    earlier: Size | None = None,
 ) -> None:
     """Refuse images that would turn out not to fit half-way through a run.
 
@@ -30,12 +31,14 @@ def check_sizes(
         parts: the prompt.
         options: the options of the run.
         image_shape: (height, width) of images where neither the options nor the prompt say.
+        earlier: (width, height) of the last image of the caller's before the prompt.
 
     Raises:
         ValueError: if the model draws no images of the wanted size, or has no positions for an
             image at the size that a transform reads it at.
     """
-    encoded = [part.image.size for part in parts if isinstance(part, ImageInput)]
+    encoded = [] if earlier is None else [earlier]
+    encoded += [part.image.size for part in parts if isinstance(part, ImageInput)]
     if options.image_shape == AS_INPUT and not encoded:
         raise ValueError(
             f"image_shape={AS_INPUT!r} needs an image in the prompt, got none; "

@@ -12,7 +12,7 @@ from data.data_utils import pil_img2rgb
 from data.output import InterleavedOutput
 from data.picture_names import refuse_picture_name
 from data.picture_sources import Convert, how_to_pass, is_data_url, read_picture
-from data.wording import did_you_mean, listed, shown
+from data.wording import did_you_mean, listed, require_whole, shown
 
 _ROLES = ("system", "user", "assistant")
 _OTHER_ROLES = ("developer",)  # a newer name for "system"
@@ -74,7 +74,7 @@ def read_item(item: object, place: str, *, convert: Convert = pil_img2rgb) -> st
     """
     if isinstance(item, str):
         refuse_picture_name(item, place)
-        return _readable(item, place)
+        return require_whole(item, place)
     if isinstance(item, Image.Image | os.PathLike):
         return read_picture(item, place, convert=convert)
     if _is_part(item):
@@ -101,7 +101,7 @@ def _output(output: InterleavedOutput, place: str) -> Iterator[str | Image.Image
     """Yield what a run made. Its texts are words, whatever they look like."""
     for number, item in enumerate(output):
         where = f"{place}[{number}]"
-        yield _readable(item, where) if isinstance(item, str) else read_picture(item, where)
+        yield require_whole(item, where) if isinstance(item, str) else read_picture(item, where)
 
 
 def _is_part(value: object) -> bool:
@@ -127,7 +127,7 @@ def _message(message: object, place: str) -> Iterator[str | Image.Image]:
     if isinstance(content, str):
         if role != "assistant":  # whose words are quoted, not asked with
             refuse_picture_name(content, place)
-        yield _readable(content, place)
+        yield require_whole(content, place)
     elif isinstance(content, InterleavedOutput):
         yield from _output(content, place)
     elif isinstance(content, list | tuple):
@@ -159,7 +159,7 @@ def _text_part(part: Mapping[Any, Any], place: str) -> str:
     text = part[key]
     if not isinstance(text, str):
         raise TypeError(f'{place}["{key}"] must be a string, got {type(text).__name__}')
-    return _readable(text, f'{place}["{key}"]')
+    return require_whole(text, f'{place}["{key}"]')
 
 
 def _image_part(part: Mapping[Any, Any], place: str, convert: Convert) -> Image.Image:
@@ -211,14 +211,3 @@ def _wrong_keys(
 def _nearest(word: object, known: Iterable[str]) -> str:
     meant = _MEANT.get(word) if isinstance(word, str) else None
     return did_you_mean(word if meant is None else meant, known)
-
-
-def _readable(text: str, place: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{place} holds half a character at {error.start}, got {shown(text)}; "
-            "decode its bytes as UTF-8"
-        ) from None
-    return text

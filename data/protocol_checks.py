@@ -6,7 +6,7 @@ import re
 from numbers import Integral
 
 from data.callables import unfit
-from data.wording import shown
+from data.wording import require_whole, shown
 
 Pattern = str | re.Pattern[str]
 
@@ -45,17 +45,7 @@ def check_text(name: str, text: object) -> None:
         raise TypeError(f"{name} must be a string, got {type(text).__name__}")
     if not text.strip():
         raise ValueError(f"{name} must not be blank, got {shown(text)}")
-    _check_whole(name, text)
-
-
-def _check_whole(name: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{name} holds half a character at {error.start}, got {shown(text)}; "
-            "decode its bytes as UTF-8"
-        ) from error
+    require_whole(text, name)
 
 
 def patterns(name: str, patterns: object) -> tuple[Pattern, ...]:
@@ -83,7 +73,7 @@ def check_pattern(pattern: object) -> None:
         raise ValueError(
             f"a pattern must not match the empty text, which is in every text; got {shown(pattern)}"
         )
-    _check_whole("a pattern", text)
+    require_whole(text, "a pattern")
 
 
 def count_or_none(name: str, value: object) -> int | None:

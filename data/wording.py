@@ -34,6 +34,22 @@ def shown_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
+def require_whole(text: str, place: str) -> str:
+    """Return a text, if it can be written as UTF-8.
+
+    Raises:
+        ValueError: if it holds half a character, as texts do that were decoded or cut wrongly.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{place} holds half a character at {error.start}, got {shown(text)}; "
+            "decode its bytes as UTF-8"
+        ) from None
+    return text
+
+
 def one_line(text: str) -> str:
     """Return a text without line breaks and control characters, its middle left out if long."""
     if len(text) > 4 * _LINE:

@@ -25,6 +25,7 @@ Evaluation = Callable[[Tensor, Tensor], Tensor]  # of a state and a time (1,) on
 # Beyond these, squares of a guided velocity and quotients of times leave float32.
 MAX_SCALE = 1e6
 SHIFTS = (1e-3, 1e3)
+MAX_POINTS = 100_000  # of a time line, which is kept as a list
 
 _TAYLOR_ORDER = 6
 _TAYLOR_WARM_UP = 5  # the first evaluations are all full
@@ -56,7 +57,7 @@ class ImageOptions:
         cfg_renorm_min: lower bound of the factor that renorm multiplies by, in [0, 1].
         cfg_renorm_type: what a norm is taken over: everything, each token, or each token before
             the image step.
-        num_timesteps: points on the time line; one more than steps.
+        num_timesteps: points on the time line; one more than steps. From 2 to 100,000.
         timestep_shift: how far times lean towards noise; 1 is even. From 0.001 to 1000.
         enable_taylorseer: extrapolate two of three evaluations. Faster and lossy.
 
@@ -99,6 +100,10 @@ class ImageOptions:
             raise ValueError(
                 f"num_timesteps must be at least 2 (n points are n - 1 steps), "
                 f"got {self.num_timesteps}"
+            )
+        if self.num_timesteps > MAX_POINTS:
+            raise ValueError(
+                f"num_timesteps must be at most {MAX_POINTS}, got {shown(self.num_timesteps)}"
             )
         if not 0 < self.timestep_shift < math.inf:
             raise ValueError(

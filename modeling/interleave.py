@@ -14,6 +14,8 @@ from data import prompts
 from data.data_utils import MARKERS
 from data.picture_sources import Convert
 from modeling.checks import flag, instance, integer, number, out_of_range, pair, wrong_type
+from modeling.choice import TEMPERATURES
+from modeling.numbers import require_within
 
 Item = str | Image.Image
 
@@ -63,6 +65,8 @@ def checked_writing(
     if sample and heat <= 0:
         remedy = "for the likeliest token set do_sample=False"
         raise out_of_range(temperature[0], "above 0 when sampling", temperature[1], remedy)
+    if sample:
+        require_within(temperature[0], heat, *TEMPERATURES)
     return sample, length, heat
 
 

@@ -6,13 +6,10 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from modeling.context import Context
 
 _PIECE = 4096  # slots moved at once
 
@@ -20,6 +17,13 @@ _PIECE = 4096  # slots moved at once
 # slots it would be memory for nothing, 0.25 GB at 18,000 tokens of the 7B; in steps of a thousand
 # such a store moves about eight times its size until it is there, which takes milliseconds.
 _MIN_SLACK, _MAX_SLACK = 64, 64 + 1024
+
+
+class _Stored(Protocol):
+    """Whatever stands over a store, such as a `Context`."""
+
+    @property
+    def store(self) -> KVStore: ...
 
 
 class KVStore:
@@ -38,7 +42,9 @@ class KVStore:
         # Who holds how many of the first slots. Weak references, because a finalizer in Python that
         # counted a holder out could be where Ctrl-C arrives, and Python ignores errors there.
         self._holders: dict[object, tuple[weakref.ref[object], int]] = {}
-        self._claims: list[tuple[Tail, Context]] = []  # open rooms, and after what they opened
+        # Other stores, and how many first slots were copied from them.
+        self._origins: tuple[tuple[weakref.ref[KVStore], int], ...] = ()
+        self._claims: list[tuple[Tail, _Stored]] = []  # open rooms, and after what they opened
         self._inserted: tuple[int, int] | None = None  # (start, count) of the open draft
 
     @property
@@ -90,7 +96,14 @@ class KVStore:
 
     def copy(self, length: int, room: int) -> KVStore:
         """Return a new store that holds the first `length` slots and has `room` for more."""
-        return self.gather([range(length)], room)
+        other = self.gather([range(length)], room)
+        earlier = [(store, min(count, length)) for store, count in self._origins if store()]
+        other._origins = ((weakref.ref(self), length), *earlier)
+        return other
+
+    def copied_from(self, other: KVStore) -> int:
+        """Return how many first slots hold what another store's held when they were copied."""
+        return max((count for store, count in self._origins if store() is other), default=0)
 
     def gather(self, kept: Sequence[range], room: int = 0) -> KVStore:
         """Return a new store that holds runs of slots, in order, and has `room` for more."""
@@ -163,10 +176,11 @@ class KVStore:
         self._holders[object()] = weakref.ref(holder), length
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_holders": {}}  # contexts that are pickled as well hold it anew
+        # Contexts that are pickled as well hold it anew.
+        return {**self.__dict__, "_holders": {}, "_origins": ()}
 
     @contextmanager
-    def claim(self, tail: Tail, context: Context) -> Iterator[Tail]:
+    def claim(self, tail: Tail, context: _Stored) -> Iterator[Tail]:
         """Open a room: the slots of a tail, for what comes after a context."""
         self._reserve(tail.start + tail.count)
         claim = (tail, context)
@@ -176,7 +190,7 @@ class KVStore:
         finally:
             self._claims.remove(claim)
 
-    def claimed(self, tail: Tail, context: Context) -> bool:
+    def claimed(self, tail: Tail, context: _Stored) -> bool:
         """Whether the tail lies in an open room of this context, or of one it goes on from."""
         return any(
             (context.store is self or context == owner)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from modeling.bagel import Bagel
-from modeling.bagel.blocks import Block
 from modeling.bagel.drawing import Canvas, guidance_contexts
 from modeling.choice import Choice, no_id
 from modeling.context import Context, draft
@@ -69,25 +68,6 @@ class Line:
 
 
 @inference
-def read_together(
-    model: Bagel, rows: Sequence[tuple[Context, Block]]
-) -> list[tuple[Context, Tensor]]:
-    """Append a block to each context.
-
-    Returns:
-        For each the new context, and the last layer's text stream (tokens, hidden) for
-        `Bagel.logits`.
-    """
-    with ExitStack() as rooms:
-        tails = [rooms.enter_context(context.room(block.length)) for context, block in rows]
-        pairs = model.extend([(t, block) for t, (_, block) in zip(tails, rows, strict=True)])
-        return [
-            (context.after(tail, block), text)
-            for tail, (context, block), (text, _) in zip(tails, rows, pairs, strict=True)
-        ]
-
-
-@inference
 def write_together(model: Bagel, lines: Sequence[Line]) -> list[tuple[int, Context] | Exception]:
     """Write the next token of each text.
 
@@ -95,16 +75,13 @@ def write_together(model: Bagel, lines: Sequence[Line]) -> list[tuple[int, Conte
         For each the id, and the context with everything fed so far (not yet that id); or what kept
         this one text from going on.
     """
-    embedded = model.embed(torch.cat([line.newest for line in lines]))
-    blocks = [Block(text=row, causal=True) for row in embedded.split(1)]
-    contexts = (line.context for line in lines)
-    read = read_together(model, list(zip(contexts, blocks, strict=True)))
-    logits = model.logits(torch.cat([hidden for _, hidden in read]))
+    fed = torch.cat([line.newest for line in lines])
+    contexts, logits = model.feed([line.context for line in lines], fed)
     picked = [_tried(line.pick, row) for line, row in zip(lines, logits, strict=True)]
     whole = [ids for ids in picked if not isinstance(ids, Exception)]
     seen = iter(torch.cat(whole).tolist() if whole else [])  # the host waits for the device once
     results: list[tuple[int, Context] | Exception] = []
-    for line, ids, (context, _) in zip(lines, picked, read, strict=True):
+    for line, ids, context in zip(lines, picked, contexts, strict=True):
         if isinstance(ids, Exception):
             results.append(ids)
             continue
@@ -178,9 +155,16 @@ class Sampling:
         self._draft.close()
 
 
-@inference
 def step_together(samplings: Sequence[Sampling]) -> list[FlowStep]:
     """Take a step of each image."""
+    steps = zip(samplings, _velocities(samplings), strict=True)
+    # Not within inference mode: whoever is shown a step may write into it.
+    return [sampling.step(velocities) for sampling, velocities in steps]
+
+
+@inference
+def _velocities(samplings: Sequence[Sampling]) -> list[Tensor]:
+    """Return each image's velocities (rows, latent tokens, patch values), one row a tail."""
     model = samplings[0].canvas.model
     rows = [(tail, s.canvas.shape) for s in samplings for tail in s.tails]
     sequences, rotaries = model.arrange(rows)
@@ -197,8 +181,8 @@ def step_together(samplings: Sequence[Sampling]) -> list[FlowStep]:
     )
     velocities = model.velocity(drawn).split([len(part) for part in tokens])
     return [
-        sampling.step(velocity.unflatten(0, (count, -1)))
-        for sampling, velocity, count in zip(samplings, velocities, counts, strict=True)
+        velocity.unflatten(0, (count, -1))
+        for velocity, count in zip(velocities, counts, strict=True)
     ]
 
 

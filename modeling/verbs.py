@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from data.data_utils import MARKERS
 from data.transforms import ImageTransform
+from data.wording import require_whole
 from modeling.autoencoder import MIN_TILE, AutoEncoder, check_tile
 from modeling.bagel import Bagel
 from modeling.bagel.blocks import patchify, unpatchify
@@ -114,8 +115,11 @@ class Verbs:
         """Return a text's ids, without bos and eos; see `update_context_text`."""
         if not isinstance(text, str):
             raise TypeError(f"text must be a string, got {type(text).__name__}")
+        require_whole(text, "text")
+        # A stand-in may know no more than a text, which is all that published code gives it.
+        options = {"split_special_tokens": True} if split_special_tokens else {}
         with one_text_at_a_time:  # whatever tokenizer this is
-            return self.tokenizer.encode(text, split_special_tokens=split_special_tokens)
+            return self.tokenizer.encode(text, **options)
 
     def new_context(self) -> Context:
         """Return a context that has read nothing: a value, which `read_*` leave as it is."""
@@ -155,6 +159,9 @@ class Verbs:
 
         Returns:
             (rows * columns, patch values), and (rows, columns).
+
+        Raises:
+            NotANumberError: if the latents hold nan or inf.
         """
         pixels = self.vae_transform(image)
         grid = self.model.latent_grid(*pixels.shape[-2:])
@@ -162,6 +169,7 @@ class Verbs:
         latent = self.vae_model.encode(
             pixels[None].to(parameter), sample_posterior=sample_posterior
         )[0]
+        require_numbers(latent, "the latents of an image that is read", self.vae_model)
         return patchify(latent, self.model.latent_patch_size), grid
 
     @inference

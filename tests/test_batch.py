@@ -191,6 +191,17 @@ def test_a_prompt_that_fails_or_is_refused_costs_nobody_else_anything() -> None:
     assert_alike([outputs[4]], [single])
 
 
+def writing_into_it(*told: Any) -> None:
+    told[-1]["latents"].mul_(0.5)
+
+
+def test_a_callback_may_write_into_what_it_is_shown_as_alone() -> None:
+    inferencer = toy_writer()
+    options = {"callback_on_step_end": writing_into_it}
+    changed = together(inferencer, PROMPTS[:2], **options)
+    assert_alike(changed, alone(inferencer, PROMPTS[:2], **options))
+
+
 def test_a_failure_of_what_is_computed_together_finds_its_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -346,6 +357,54 @@ def test_one_seed_is_everybodys_and_without_one_each_gets_its_own() -> None:
     assert again.seed == drawn[0][1]
 
 
+def test_a_prompt_may_bring_a_seed_of_its_own() -> None:
+    each: list[dict[str, Any]] = [{"seed": 7}, {}]
+    outputs = toy_writer().generate_batch(["a", "b"], 5, each=each, **OPTIONS)
+    assert [output.seed for output in outputs] == [7, 5]
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_batch_within_a_callback_takes_nothing_from_the_one_around_it(failing: bool) -> None:
+    """The outer call returned what the inner one had made."""
+    inferencer = toy_writer()
+    inner: list[Any] = []
+
+    def callback(*_: Any) -> None:
+        inner[:] = inferencer.generate_batch(["c"], 9, **OPTIONS | {"max_images": 0})
+        if failing:
+            raise KeyboardInterrupt
+
+    options = OPTIONS | {"callback_on_step_end": callback}
+    if failing:
+        with pytest.raises(KeyboardInterrupt):
+            inferencer.generate_batch(["a", "b"], 5, **options)
+    else:
+        outputs = inferencer.generate_batch(["a", "b"], 5, **options)
+        assert list(map(id, inferencer.last_outputs)) == list(map(id, outputs))
+    assert len(inferencer.last_outputs) == 2
+    assert not any(output is one for output in inferencer.last_outputs for one in inner)
+
+
+def test_a_batch_that_is_refused_is_not_the_last() -> None:
+    inferencer = toy_writer()
+    outputs = inferencer.generate_batch(["a"], 5, **OPTIONS)
+    with pytest.raises(ValueError, match="max_batch_size"):
+        inferencer.stream_batch(["b", "c"], max_batch_size=0)
+    assert inferencer.last_outputs == outputs
+
+
+def test_previews_that_nobody_sees_are_not_made(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inferencer = toy_writer()
+    monkeypatch.setattr(inferencer, "preview_image", None)
+    options = OPTIONS | {"protocol": "every-block", "preview_every": 1}
+    [output] = inferencer.generate_batch(["a"], 5, **options)
+    assert output.error is None
+    assert output.images
+    assert "preview_every=1 has no effect outside of stream()" in caplog.text
+
+
 def test_no_prompts_are_no_outputs() -> None:
     assert toy_writer().generate_batch([]) == []
 
@@ -357,6 +416,12 @@ def test_no_prompts_are_no_outputs() -> None:
         ({"seed": [1]}, ValueError, "seed must be as long as prompts, which are 2, got 1"),
         ({"seed": [1, "x"]}, TypeError, r"seed\[1\] must be"),
         ({"each": [{}]}, ValueError, "each must be as long as prompts"),
+        ({"each": [{}, None]}, TypeError, r"each\[1\] must be a dictionary of options, got None"),
+        (
+            {"each": [{"generator": torch.Generator()}, {}]},
+            ValueError,
+            r'each\[0\]\["generator"\] must not be given for a batch',
+        ),
         ({"max_batch_size": 0}, ValueError, "max_batch_size must be at least 1"),
         ({"num_timestep": 5}, TypeError, "num_timesteps"),
         ({"generator": torch.Generator()}, ValueError, "generator must not be given for a batch"),

@@ -24,6 +24,7 @@ from benchmarks import (
     numbers,
     published,
     roofline,
+    session,
     story,
     table,
 )
@@ -244,6 +245,16 @@ def test_random_models_write_texts_that_tokenise_to_the_same_ids() -> None:
     tokens = naive.tokens(toy().model, naive.NaiveContext(), toy().bos)
     ids = list(islice(tokens, 20))
     assert toy().encode_text(toy().tokenizer.decode(ids)) == ids
+
+
+def test_a_talk_gives_a_row_a_turn_and_each_costs_its_own_tokens() -> None:
+    options = {"num_timesteps": 2, "max_interleaved_blocks": 1, "max_text_length": 1, "seed": 0}
+    turns = session.measure(toy(), [f"{word}{session.DRAW}" for word in "abc"], options)
+    assert_finite(turns)
+    assert [turn.length for turn in turns[:1]] == [0]
+    assert turns[1].length < turns[2].length
+    assert turns[1].tokens == turns[2].tokens
+    assert session.middle([turns]) == turns
 
 
 def test_every_device_rate_is_a_number() -> None:

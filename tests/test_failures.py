@@ -210,7 +210,12 @@ def test_a_callback_that_raises_fails_the_run() -> None:
     [
         (3, "callback_on_step_end must return None or a dictionary.*got int"),
         (torch.zeros(4, 16), "callback_on_step_end must return None or a dictionary.*got Tensor"),
-        ({"latents": torch.zeros(3)}, r"must return latents of shape \(4, 16\).*got \(3,\)"),
+        (
+            {"latents": torch.zeros(3)},
+            r"must return latents of shape \(4, 16\).*got .*of shape \(3,\)",
+        ),
+        ({"latents": torch.zeros(4, 16).long()}, r"in floating point.*got torch.int64 of shape"),
+        ({"latents": torch.zeros(4, 16) * 1j}, r"in floating point.*got torch.complex64 of shape"),
         ({"latents": [0.0]}, r"must return latents of shape \(4, 16\).*got list"),
     ],
 )

@@ -226,16 +226,28 @@ def test_logits_that_are_none_fail_at_their_token(
 
 
 @ways
-@pytest.mark.parametrize("part", ["vit_model", "vae_model.encoder"])
-def test_an_image_that_was_read_as_none_leads_to_no_text(part: str, way: dict[str, bool]) -> None:
+def test_an_image_that_was_read_as_none_leads_to_no_text(way: dict[str, bool]) -> None:
     parts = toy_inferencer()
-    module = parts.vae_model.encoder if "vae" in part else parts.model.vit_model
-    with spoiling(module, call=1):
+    with spoiling(parts.model.vit_model, call=1):
         context = parts.update_context_image(picture(), parts.init_gen_context())
     with pytest.raises(NotANumberError, match="logits after 0 tokens"):
         parts.gen_text(context, 5, **way)
     with pytest.raises(NotANumberError, match="logits after a text that was read"):
         parts.update_context_text("What is it?", context)
+
+
+def test_the_autoencoder_is_named_where_it_encodes_an_image_as_none() -> None:
+    """What surfaced was the logits of the next text, with the advice that all weights are well."""
+    parts = toy_inferencer()
+    with torch.no_grad():
+        parts.vae_model.encoder.conv_in.weight.fill_(NAN)
+    words = "latents of an image that is read; the weight encoder.conv_in.weight holds nan"
+    with pytest.raises(NotANumberError, match=words):
+        parts.update_context_image(picture(), parts.init_gen_context())
+    inferencer = ScriptedInferencer(says("One"), parts=parts)
+    output = inferencer.auto_interleaved_generation([picture(), "Go."], **SHORT)
+    assert isinstance(output.error, NotANumberError)
+    assert words in str(output.error)
 
 
 @pytest.mark.parametrize("part", ["vit_model", "vae_model.encoder"])
@@ -391,8 +403,11 @@ def test_an_option_beyond_what_float32_holds_is_refused(name: str, value: float)
         with pytest.raises(ValueError, match=words):
             parts.gen_image(SHAPE, parts.init_gen_context(), **{name: value})
     if name == "text_temperature":
-        with pytest.raises(ValueError, match="temperature must be from"):
-            toy_parts().gen_text(toy_parts().init_gen_context(), temperature=value)
+        parts = toy_parts()
+        with pytest.raises(ValueError, match="^temperature must be from"):
+            parts.gen_text(parts.init_gen_context(), temperature=value)
+        with pytest.raises(ValueError, match=words):
+            parts.interleave_inference(["x"], think=True, do_sample=True, text_temperature=value)
 
 
 @pytest.mark.parametrize(("name", "value"), NEAR)

@@ -70,7 +70,7 @@ DRAWING: dict[str, list[Any]] = {
     "cfg_interval": [0.4, None, "04", (0.4,), (0.4, 1.0, 1.0), ("0", "1"), (0.9, 0.1), (0, 2)],
     "cfg_renorm_min": ["0", None, 2, -1, float("nan")],
     "cfg_renorm_type": ["local", None, 3, ["global"], ""],
-    "num_timesteps": ["5", 5.0, None, True, 1, 0, -3],
+    "num_timesteps": ["5", 5.0, None, True, 1, 0, -3, 10**9],
     "timestep_shift": ["3", None, 0, -1.0, float("inf"), float("nan")],
     "enable_taylorseer": ["yes", 1, None],
 }
@@ -143,6 +143,18 @@ def test_update_context_image_refuses_a_wrong_flag(
     inferencer: InterleaveInferencer, context: Context, name: str, value: Any
 ) -> None:
     refused(lambda: inferencer.update_context_image(picture(), context, **{name: value}), name)
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("given", [{"split_special_tokens": "no"}, {"text": "a\ud800b"}], ids=str)
+def test_update_context_text_refuses_what_no_tokenizer_takes(
+    inferencer: InterleaveInferencer, given: dict[str, Any]
+) -> None:
+    words = "must be True or False" if "text" not in given else "text holds half a character at 1"
+    with pytest.raises((TypeError, ValueError), match=words):
+        inferencer.update_context_text(
+            **{"text": "x", "gen_context": inferencer.init_gen_context()} | given
+        )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=repr)

@@ -297,3 +297,29 @@ def test_layers_are_a_dictionary_in_every_way(script: Script) -> None:
     assert "UNSEEN" not in repr(fresh())
     with pytest.raises(KeyError):
         keys[2]
+
+
+class Named(NaiveCache):
+    """A script's own cache, which knows more."""
+
+    def __init__(self, num_layers: int, name: str) -> None:
+        super().__init__(num_layers)
+        self.name = name
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))]
+)
+@pytest.mark.parametrize("written", [False, True])
+def test_a_copy_is_of_its_own_kind_and_keeps_what_was_added(
+    script: Script, copied: Any, written: bool
+) -> None:
+    cache = Named(2, "mine")
+    cache.notes = [1]
+    cache.hold(script.cache.contexts())
+    if written:
+        cache.key_cache[0] = cache.key_cache[0] + 1
+    other = copied(cache)
+    assert isinstance(other, Named)
+    assert (other.name, other.notes) == ("mine", [1])
+    assert same([cache.key_cache[0]], [other.key_cache[0]])

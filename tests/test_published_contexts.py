@@ -14,6 +14,7 @@ from inferencer import InterleaveInferencer
 from modeling.bagel.qwen2_navit import NaiveCache
 from modeling.context import Context
 from tests.builders import picture, toy_inferencer
+from tests.scripted import arguments_of
 
 GenContext = dict[str, Any]
 SHAPE = (8, 16)
@@ -263,3 +264,21 @@ def test_what_is_no_context_is_refused(
                 inferencer.gen_image(SHAPE, context, 2.0, 1.0, given, num_timesteps=2)
     finally:
         hook.remove()
+
+
+def test_a_tokenizer_may_know_no_more_than_a_text(inferencer: InterleaveInferencer) -> None:
+    """Published code calls `encode(text)` and `decode(ids)`, and stand-ins have no more."""
+
+    class Small:
+        def encode(self, text: str) -> list[int]:
+            return list(text.encode())
+
+        def decode(self, ids: list[int]) -> str:
+            return " ".join(map(str, ids))
+
+    parts = list(arguments_of(inferencer))
+    parts[2] = Small()
+    small = InterleaveInferencer(*parts)
+    context = small.update_context_text("abc", small.init_gen_context())
+    assert context["kv_lens"] == [5]
+    assert isinstance(small.gen_text(context, 3, do_sample=False), str)

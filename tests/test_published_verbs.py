@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -475,7 +476,7 @@ def changed(name: str, change: Callable[[Any], Any]) -> Callable[[dict[str, Any]
         ("draw", changed("packed_seqlens", lambda x: x + 1), "must have 14 entries|tokens once"),
         ("draw", lambda inputs: inputs.update(cfg_text_scale=4.0), "a context without the text"),
         ("draw", lambda inputs: inputs.update(num_timesteps=1), "num_timesteps must be at least 2"),
-        ("write", changed("max_length", lambda _: 0), "max_length must be a whole number"),
+        ("write", changed("max_length", lambda _: 0), "max_length must be at least 1"),
         ("write", changed("packed_query_position_ids", lambda x: x[1:]), "one entry for each of 2"),
         ("write", changed("packed_key_value_indexes", lambda x: x + 1), "indexes do not fit"),
         ("write", lambda inputs: inputs.update(do_sample=True, temperature=0.0), "above 0"),
@@ -642,3 +643,24 @@ def test_a_deep_copied_model_has_the_calls_too(inferencer: InterleaveInferencer)
     copied = toy_inferencer(copy.deepcopy(inferencer.model))
     ids = [Script(one).read(TEXTS[1]).write(4).tolist() for one in (copied, inferencer)]
     assert ids[0] == ids[1]
+
+
+def test_numbers_of_numpy_are_numbers(inferencer: InterleaveInferencer) -> None:
+    """Scripts read a length off an array."""
+    script = Script(inferencer, 2).read(*TEXTS[:2])
+    assert script.write(np.int64(3)).shape == (3, 2)
+
+
+def test_latents_are_drawn_where_the_autoencoder_is_told_to() -> None:
+    """As published, by the global generator: then the inferencer's call reads the same."""
+    inferencer = toy_inferencer()
+    means = Script(inferencer).encode(PICTURES[0]).rows()
+    inferencer.vae_model.sample_posterior = True
+    torch.manual_seed(5)
+    script = Script(inferencer).encode(PICTURES[0])
+    torch.manual_seed(5)
+    context = inferencer.update_context_image(PICTURES[0], inferencer.init_gen_context(), vit=False)
+    theirs = context["past_key_values"].key_cache
+    for layer in range(2):
+        assert distances(theirs[layer], script.cache.key_cache[layer]).max() < TOLERANCE
+    assert not all(map(torch.equal, means, script.rows()))

@@ -380,18 +380,36 @@ class Kernel:
         self.outputs[-1].append(data["text/plain"])
 
 
-@pytest.mark.parametrize(("delay", "shown"), [(0, 1), (60, 0)])
-def test_a_notebook_gets_one_output_a_run_and_none_for_a_short_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], delay: float, shown: int
-) -> None:
+def kernel_around(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     kernel = Kernel()
     package, submodule = types.ModuleType("IPython"), types.ModuleType("IPython.display")
     shell = types.SimpleNamespace(kernel=kernel)
     package.get_ipython, submodule.display = lambda: shell, kernel.display  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "IPython", package)
     monkeypatch.setitem(sys.modules, "IPython.display", submodule)
+    return kernel
+
+
+@pytest.mark.parametrize(("delay", "shown"), [(0, 1), (60, 0)])
+def test_a_notebook_gets_one_output_a_run_and_none_for_a_short_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], delay: float, shown: int
+) -> None:
+    kernel = kernel_around(monkeypatch)
     assert bars(capsys, delay=delay, mininterval=0) == ""
     assert len(kernel.outputs) == shown
     for texts in kernel.outputs:
         assert any("image 2:  50%" in text for text in texts)
         assert texts[-1] == ""
+
+
+def test_a_batch_has_one_output_in_a_notebook(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A saved notebook kept every line of its bar."""
+    kernel = kernel_around(monkeypatch)
+    inferencer = toy_writer()
+    inferencer.set_progress_bar_config(delay=0, mininterval=0)
+    inferencer.generate_batch(["a", "b"], 5, **SHORT, max_images=0)
+    assert capsys.readouterr().err == ""
+    assert len(kernel.outputs) == 1
+    assert any("prompts" in text for text in kernel.outputs[0])

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data.jsonl import Line, read_lines
 from training.bars import bar
-from training.lines import Data, Line, find_files, one_line, read_lines
+from training.lines import Data, find_files, one_line
 from training.messages import Message, read_messages
 from training.pictures import PictureSource
 from training.samples import Outline, Picture, Text

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data.output.markdown import document_of
 from data.output.names import document_name, format_of, is_own
@@ -19,6 +19,8 @@ from data.output.parsing import from_document, references_of
 from data.output.pictures import check_decoded_size, decode_png, png_of_uri
 from data.output.records import Record
 from data.output.storage import pictures_folder
+
+Found = TypeVar("Found")
 
 _ATTEMPTS = 1000  # of reading what is being saved over; each takes about a millisecond
 
@@ -53,16 +55,16 @@ def load(path: str | PathLike[str]) -> Record:
     """
     source = Path(path).expanduser()
     if source.is_dir():
-        return _record(_read_steadily(source / document_name(), _read_document))
+        return _record(read_steadily(source / document_name(), _read_document))
     readers = {".html": _read_page, ".md": _read_markdown, ".json": _read_document}
     suffix = format_of(path)  # the same suffixes, refused in the same words
     if suffix not in readers or not source.is_file():
         raise FileNotFoundError(f"there is no saved run at {source}")
-    return _record(_read_steadily(source, readers[suffix]))
+    return _record(read_steadily(source, readers[suffix]))
 
 
-def _read_steadily(head: Path, read: Callable[[Path], _Found]) -> _Found:
-    """Read a run's files, again if the first of them was replaced meanwhile."""
+def read_steadily(head: Path, read: Callable[[Path], Found]) -> Found:
+    """Read files that one of them leads to, again if that was replaced meanwhile."""
     for _ in range(_ATTEMPTS):
         before = _identity(head)
         try:

@@ -32,7 +32,10 @@ class AutoEncoder(nn.Module):
 
     Attributes:
         reg: makes a latent of what the encoder says, where the posterior is sampled.
+        sample_posterior: what `encode` does where a call does not say; may be set.
     """
+
+    sample_posterior = False
 
     def __init__(self, params: AutoEncoderParams) -> None:
         super().__init__()
@@ -81,7 +84,7 @@ class AutoEncoder(nn.Module):
         self,
         pixels: Tensor,
         *,
-        sample_posterior: bool = False,
+        sample_posterior: bool | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Turn pixels into latents.
@@ -89,8 +92,9 @@ class AutoEncoder(nn.Module):
         Args:
             pixels: (batch, in_channels, height, width) in [-1, 1]; height and width are multiples
                 of `params.downsample`.
-            sample_posterior: draw from the posterior, unless `reg.sample` is False. By default the
-                latent is its mean, so that the same pixels always give the same latent.
+            sample_posterior: draw from the posterior, unless `reg.sample` is False. None is as the
+                attribute says: by default the latent is the mean, so that the same pixels always
+                give the same latent.
             generator: source of the draw, on any device; None is torch's global generator. Used
                 with `sample_posterior` only.
 
@@ -104,7 +108,8 @@ class AutoEncoder(nn.Module):
         _check_images(pixels, "pixels", self.params.in_channels, self.params.downsample)
         moments = self.encoder(pixels.to(self.dtype))
         mean = moments.chunk(2, dim=1)[0]
-        sample = self.reg(moments, generator) if sample_posterior else mean
+        drawn = self.sample_posterior if sample_posterior is None else sample_posterior
+        sample = self.reg(moments, generator) if drawn else mean
         return self.scale_factor * (sample - self.shift_factor)
 
     def decode(self, latent: Tensor, tile: int | None = None) -> Tensor:

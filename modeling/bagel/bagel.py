@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -246,9 +247,31 @@ class Bagel(nn.Module):
         Returns:
             The new context, and the last layer's text stream (tokens, hidden) for `logits`.
         """
-        with context.room(block.length) as tail:
-            [(text, _)] = self.extend([(tail, block)])
-            return context.after(tail, block), text
+        [read] = self.read_all([(context, block)])
+        return read
+
+    @inference
+    def read_all(self, rows: Sequence[tuple[Context, Block]]) -> list[tuple[Context, Tensor]]:
+        """Append a block to each context, all in one forward; see `read`."""
+        with ExitStack() as rooms:
+            tails = [rooms.enter_context(context.room(block.length)) for context, block in rows]
+            pairs = self.extend([(t, block) for t, (_, block) in zip(tails, rows, strict=True)])
+            return [
+                (context.after(tail, block), text)
+                for tail, (context, block), (text, _) in zip(tails, rows, pairs, strict=True)
+            ]
+
+    @inference
+    def feed(self, contexts: Sequence[Context], ids: Tensor) -> tuple[list[Context], Tensor]:
+        """Append one of (contexts,) ids to each context.
+
+        Returns:
+            The new contexts, and the (contexts, vocabulary) logits of what follows.
+        """
+        blocks = [Block(text=row, causal=True) for row in self.embed(ids).split(1)]
+        read = self.read_all(list(zip(contexts, blocks, strict=True)))
+        logits = self.logits(torch.cat([hidden for _, hidden in read]))
+        return [context for context, _ in read], logits
 
     @inference
     def logits(self, hidden: Tensor) -> Tensor:

@@ -84,14 +84,7 @@ def paint(
 ) -> Generator[FlowStep, Tensor | None, None]:
     """Sample the latent tokens of one image on a canvas; see `draw`."""
     model = canvas.model
-    others = guidance_contexts(without_text, without_images, options)
-    contexts = list(dict.fromkeys([full, *others]))
-    first = 0
-    if options.enable_taylorseer and options.cfg_interval[1] < 1:
-        # A guidance branch counts its own evaluations, and begins later than the full one.
-        contexts = [full, *dict.fromkeys(others)]
-        first = 1
-    branches = [0, *(contexts.index(context, first) for context in others)]
+    contexts, branches = branches_of(full, without_text, without_images, options)
     noise = noise.to(model.device, torch.float32)
     times = schedule(options.num_timesteps, options.timestep_shift)
     with draft(contexts, canvas.num_tokens) as tails:
@@ -105,6 +98,31 @@ def paint(
             return (with_guidance if options.guided(time) else without)(latent, time)
 
         yield from integrate(velocity, noise, times)
+
+
+def branches_of(
+    full: Context,
+    without_text: Context | None,
+    without_images: Context | None,
+    options: ImageOptions,
+) -> tuple[list[Context], list[int]]:
+    """Return the contexts to compute, equal ones once and the full one first.
+
+    Returns:
+        The contexts; and which of them is full, which without text and which without images, as
+        far as the guidance needs them.
+
+    Raises:
+        ValueError: if a context is missing that the guidance needs.
+    """
+    others = guidance_contexts(without_text, without_images, options)
+    contexts = list(dict.fromkeys([full, *others]))
+    first = 0
+    if options.enable_taylorseer and options.cfg_interval[1] < 1:
+        # A guidance branch counts its own evaluations, and begins later than the full one.
+        contexts = [full, *dict.fromkeys(others)]
+        first = 1
+    return contexts, [0, *(contexts.index(context, first) for context in others)]
 
 
 def guidance_contexts(

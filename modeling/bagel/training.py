@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,10 +11,21 @@ from torch.nn import functional as F
 
 from data.packing import PackedBatch
 from modeling.attention import MaskedSequences
-from modeling.bagel.blocks import flattened_positions
+from modeling.bagel.blocks import Grid, flattened_positions
 
-if TYPE_CHECKING:
-    from modeling.bagel.bagel import Bagel
+
+class _Trained(Protocol):
+    """What training asks of a `Bagel`."""
+
+    config: Any
+    language_model: Any
+    llm2vae: Any
+    vit_max_num_patch_per_side: int
+
+    def embed(self, ids: Tensor) -> Tensor: ...
+    def vision_features(self, patches: Tensor, positions: Tensor, lengths: list[int]) -> Tensor: ...
+    def latent_places(self, grid: Grid) -> Tensor: ...
+    def latent_tokens(self, latent: Tensor, time: Tensor, places: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +41,7 @@ class Losses:
     mse: Tensor
 
 
-def training_losses(model: Bagel, batch: PackedBatch, noise: Tensor | None = None) -> Losses:
+def training_losses(model: _Trained, batch: PackedBatch, noise: Tensor | None = None) -> Losses:
     """Run packed sequences and compare with what should come out.
 
     A noised latent is `(1 - t) * clean + t * noise`; its velocity is `noise - clean`.
@@ -58,7 +69,7 @@ def training_losses(model: Bagel, batch: PackedBatch, noise: Tensor | None = Non
     return Losses(ce=ce, mse=(velocity.float() - target[batch.noised]).square())
 
 
-def _text_stream(model: Bagel, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+def _text_stream(model: _Trained, batch: PackedBatch) -> tuple[Tensor, Tensor]:
     """Embed texts, markers and vision patches; return them and their places."""
     embedded = model.embed(batch.text_ids)
     if batch.patches is None:
@@ -74,7 +85,7 @@ def _text_stream(model: Bagel, batch: PackedBatch) -> tuple[Tensor, Tensor]:
 
 
 def _latent_stream(
-    model: Bagel, batch: PackedBatch, noise: Tensor | None
+    model: _Trained, batch: PackedBatch, noise: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
     """Noise and embed latents; return them and the velocities they should give."""
     if batch.latents is None:

@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
     LocalTokenNotFoundError,
 )
 
-from data.wording import shown
+from data.wording import one_line, shown
 from modeling.checkpoint.recognition import advice_on_file, other_weights
 from modeling.small_files import exists, is_directory, require_file
 
@@ -150,12 +150,13 @@ def _fetch(hub_id: str | os.PathLike[str], options: Mapping[str, Any]) -> Path:
         directory = huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns, **options)
     except (LocalTokenNotFoundError, HFValidationError) as error:
         raise ValueError(
-            f"the hub cannot be asked for {hub_id}: {error}; give token= and revision= as strings, "
-            "or log in with `hf auth login`"
+            f"the hub cannot be asked for {hub_id}: {one_line(str(error))}; give token= and "
+            "revision= as strings, or log in with `hf auth login`"
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"{hub_id} is no directory here, and the hub did not give it either ({error}); check "
+            f"{hub_id} is no directory here, and the hub did not give it either "
+            f"({one_line(str(error))}); check "
             "the name, or download it once with local_files_only=False where there is a network"
         ) from error
     return Path(directory)

@@ -51,8 +51,10 @@ class NaiveCache:
         return 0 if seen[0] is None else seen[0].shape[0]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NaiveCache:
-        copied = NaiveCache(self.num_layers)
+        copied = type(self).__new__(type(self))
         memo[id(self)] = copied
+        NaiveCache.__init__(copied, self.num_layers)
+        vars(copied).update(copy.deepcopy(self._additions(), memo))
         if self._is_written():
             copied.key_cache = copy.deepcopy(dict(self.key_cache), memo)
             copied.value_cache = copy.deepcopy(dict(self.value_cache), memo)
@@ -61,11 +63,12 @@ class NaiveCache:
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"key_cache": dict(self.key_cache), "value_cache": dict(self.value_cache)}
+        layers = {"key_cache": dict(self.key_cache), "value_cache": dict(self.value_cache)}
+        return self._additions() | layers
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(0)  # type: ignore[misc]
-        self.key_cache, self.value_cache = state["key_cache"], state["value_cache"]
+        NaiveCache.__init__(self, 0)
+        vars(self).update(state)
 
     def contexts(self, lengths: Sequence[int] | None = None) -> list[Context]:
         """Return what the cache stands for: one context a sample, whatever its position.
@@ -99,6 +102,11 @@ class NaiveCache:
                 layers.forget()
             else:
                 setattr(self, name, Layers(self._held, half, num_layers))
+
+    def _additions(self) -> dict[str, Any]:
+        """Return what a script or a subclass keeps here beside keys and values."""
+        own = ("_held", "key_cache", "value_cache")
+        return {name: value for name, value in vars(self).items() if name not in own}
 
     def _is_own(self, layers: Mapping[int, Tensor | None]) -> bool:
         return isinstance(layers, Layers) and layers.held is self._held

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from modeling.bagel.blocks import Block
+from modeling.checks import integer
 from modeling.context import Context
 from modeling.decoding import choice, decode
 from modeling.numbers import NotANumberError, advice_on
@@ -57,11 +56,11 @@ def generate_text(  # noqa: PLR0913 - the published signature
         (steps, samples) ids, the start tokens first.
 
     Raises:
+        TypeError: if `max_length` is no whole number.
         ValueError: on a bad number, or if lengths and indexes contradict one another or the cache.
         NotANumberError: if no id has a probability, because a logit is no number.
     """
-    if not isinstance(max_length, int) or max_length < 1:
-        raise ValueError(f"max_length must be a whole number of at least 1, got {max_length!r}")
+    max_length = integer(minimum=1)("max_length", max_length)
     choose = choice(do_sample=do_sample, temperature=temperature)
     start = packed_start_tokens.flatten()
     ones = (1,) * len(start)
@@ -151,7 +150,7 @@ def _together(  # noqa: PLR0913 - what to write after what, and until when
     finite: list[Tensor] = []
     while len(steps) < max_length:
         steps.append(fed)
-        logits = _feed(model, contexts, fed)
+        contexts[:], logits = model.feed(contexts, fed)
         finite.append(logits.isfinite().all())
         fed = pick(logits)
         if end_token_id is not None and int(fed[0]) == end_token_id:
@@ -159,17 +158,6 @@ def _together(  # noqa: PLR0913 - what to write after what, and until when
     if not torch.stack(finite).all():
         raise NotANumberError("the logits of a text", advice_on(model))
     return torch.stack(steps).to(start.device)
-
-
-def _feed(model: Bagel, contexts: list[Context], ids: Tensor) -> Tensor:
-    """Feed one id a sample; return (samples, vocabulary) logits of what follows."""
-    blocks = [Block(text=row[None], causal=True) for row in model.embed(ids)]
-    with ExitStack() as rooms:
-        tails = [rooms.enter_context(context.room(1)) for context in contexts]
-        hidden = [text for text, _ in model.extend(list(zip(tails, blocks, strict=True)))]
-        for i, (tail, block) in enumerate(zip(tails, blocks, strict=True)):
-            contexts[i] = contexts[i].after(tail, block)
-    return model.logits(torch.cat(hidden))
 
 
 def _likeliest(logits: Tensor) -> Tensor:

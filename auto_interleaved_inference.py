@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 
-from auto_interleaved.command_line import run as run_command_line
-from auto_interleaved.direct import Direct
-from auto_interleaved.idle_options import without_previews
-from auto_interleaved.many import MAX_BATCH_SIZE, Many
-from auto_interleaved.memory import bytes_per_token
-from auto_interleaved.options import GenerationOptions, make_options
-from auto_interleaved.peers import Peers
-from auto_interleaved.prepared import Prepared, prepare
-from auto_interleaved.record import GenerationError, RunRecord
-from auto_interleaved.session import Session, new_session, output_of
-from auto_interleaved.session_files import load_session
-from auto_interleaved.spread import Spread, warn_of_batch
-from auto_interleaved.standing import Standing
-from auto_interleaved.turns import Begun
+from auto_interleaved.drivers.direct import Direct
+from auto_interleaved.drivers.many import MAX_BATCH_SIZE, Many
+from auto_interleaved.drivers.peers import Peers
+from auto_interleaved.drivers.spread import Spread, warn_of_batch
+from auto_interleaved.options.generation import GenerationOptions, make_options
+from auto_interleaved.options.idle_options import without_previews
+from auto_interleaved.run.memory import bytes_per_token
+from auto_interleaved.run.prepared import Prepared, prepare
+from auto_interleaved.run.record import GenerationError, RunRecord
+from auto_interleaved.run.standing import Standing
+from auto_interleaved.sessions.session import Session, new_session, output_of
+from auto_interleaved.sessions.session_files import load_session
+from auto_interleaved.sessions.turns import Begun
+from auto_interleaved.terminal.command_line import run as run_command_line
 from data.output import InterleavedOutput
 from data.output.events import Event
 from data.prompts import Prompt
@@ -417,7 +417,7 @@ def _changed(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; see `auto_interleaved.command_line`."""
+    """Run the command line; see `auto_interleaved.terminal.command_line`."""
     return run_command_line(arguments, AutoInterleavedInferencer.from_pretrained)
 
 

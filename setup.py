@@ -13,7 +13,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     py_modules=["auto_interleaved_inference", "inferencer"],
-    packages=find_packages(include=["auto_interleaved*", "bagel", "data*", "modeling*"]),
+    packages=find_packages(
+        include=["auto_interleaved*", "bagel*", "data*", "modeling*", "picturebook"]
+    ),
     package_data={"modeling.checkpoint": ["picturebook/*"]},
     install_requires=[
         "torch>=2.6",

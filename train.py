@@ -21,9 +21,9 @@ from typing import get_args
 import torch
 
 from modeling.checkpoint import BUNDLED_MODEL
+from picturebook.training.model import Budget, train_picturebook
 from training.bars import is_first_process
 from training.fine_tuning import FineTuning, Trainable, fine_tune
-from training.picturebook_model import Budget, train_picturebook
 from training.stopping import Interrupted
 
 _FAILED = 1

@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 from PIL import Image
 
-from auto_interleaved.seeds import Randomness
+from auto_interleaved.options.seeds import Randomness
 from auto_interleaved_inference import AutoInterleavedInferencer
 from benchmarks import naive
 from benchmarks.naive import NaiveContext

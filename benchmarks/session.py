@@ -21,11 +21,11 @@ from typing import Any
 
 from torch import nn
 
-from auto_interleaved.direct import Direct
-from auto_interleaved.engine import Run, Setting
-from auto_interleaved.options import make_options
-from auto_interleaved.record import RunRecord
-from auto_interleaved.standing import Standing
+from auto_interleaved.drivers.direct import Direct
+from auto_interleaved.options.generation import make_options
+from auto_interleaved.run.engine import Run, Setting
+from auto_interleaved.run.record import RunRecord
+from auto_interleaved.run.standing import Standing
 from auto_interleaved_inference import AutoInterleavedInferencer
 from benchmarks.contexts import filled
 from benchmarks.models import build

@@ -6,7 +6,7 @@ from random import Random
 import torch
 
 from auto_interleaved_inference import AutoInterleavedInferencer
-from data.picturebook import Story, sample_story
+from picturebook import Story, sample_story
 
 # How the bundled model is sampled here: fewer points than anybody would choose, guidance alike.
 SAMPLING = {

@@ -3,8 +3,8 @@
 from collections.abc import Generator
 from typing import Any
 
-from auto_interleaved.asks import Result, Work
-from auto_interleaved.direct import Direct
+from auto_interleaved.drivers.direct import Direct
+from auto_interleaved.run.asks import Result, Work
 from modeling.verbs import Verbs
 
 

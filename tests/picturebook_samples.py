@@ -6,7 +6,7 @@ from random import Random
 import numpy
 from PIL import Image, ImageFilter
 
-from data.picturebook import (
+from picturebook import (
     Request,
     Scene,
     Story,
@@ -15,7 +15,7 @@ from data.picturebook import (
     Wish,
     sample_story,
 )
-from data.picturebook.world import (
+from picturebook.world import (
     BACKGROUNDS,
     COLOURS,
     HORIZONS,

@@ -14,9 +14,9 @@ from torch import Tensor
 
 import modeling.attention
 import modeling.bagel.qwen2_navit
-from auto_interleaved.asks import Work
-from auto_interleaved.contexts import Contexts, Reader, ReadImage
-from auto_interleaved.painter import Painter
+from auto_interleaved.run.asks import Work
+from auto_interleaved.run.contexts import Contexts, Reader, ReadImage
+from auto_interleaved.run.painter import Painter
 from data.transforms import ImageTransform
 from modeling.bagel import Bagel
 from modeling.bagel.blocks import Block

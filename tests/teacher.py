@@ -14,9 +14,9 @@ from torch import Tensor
 
 from auto_interleaved_inference import AutoInterleavedInferencer
 from data.output import InterleavedOutput
-from data.picturebook import Story, render
 from data.protocols import PROTOCOLS, Decision, Protocol, Written
 from modeling.flow import schedule
+from picturebook import Story, render
 
 POINTS, SHIFT = 4, 2.0  # of the times at which velocities are compared
 

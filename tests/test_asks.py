@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from auto_interleaved import asks
-from auto_interleaved.direct import Direct, drive
-from auto_interleaved.engine import Run, Setting
-from auto_interleaved.options import make_options
-from auto_interleaved.record import RunRecord
+from auto_interleaved.drivers.direct import Direct, drive
+from auto_interleaved.options.generation import make_options
+from auto_interleaved.run import asks
+from auto_interleaved.run.engine import Run, Setting
+from auto_interleaved.run.record import RunRecord
 from data.output.events import Event, ImageDone, TextDone
 from data.prompts import parse_prompt
 from data.protocols import find_protocol

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from auto_interleaved.asks import ReadIds, ReadLatent
-from auto_interleaved.batch import Batch
-from auto_interleaved.beginnings import Beginnings
+from auto_interleaved.drivers.batch import Batch
+from auto_interleaved.drivers.beginnings import Beginnings
+from auto_interleaved.run.asks import ReadIds, ReadLatent
 from auto_interleaved_inference import AutoInterleavedInferencer, GenerationError
 from data.output import InterleavedOutput
 from data.output.events import Event, Finished, ImageStep, TextDelta

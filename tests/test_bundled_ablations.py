@@ -6,11 +6,11 @@ Each ablation is run on the stories and seeds of the whole, through the public i
 import numpy
 import pytest
 
-from auto_interleaved.contexts import Reader
+from auto_interleaved.run.contexts import Reader
 from auto_interleaved_inference import AutoInterleavedInferencer
-from benchmarks.picturebook_measures import evaluate_stories
-from benchmarks.picturebook_rates import Counts
-from data.picturebook import Story
+from picturebook import Story
+from picturebook.benchmark.measures import evaluate_stories
+from picturebook.benchmark.rates import Counts
 from tests.bundled import SAMPLING, bundled, drawn_stories
 from tests.sabotages import image_unread, no_text_is_full, prompt_unread, text_in_view_only
 

@@ -1,7 +1,7 @@
 """The bundled model does what it was taught: stories, plans, answers and edits, judged by pixels.
 
 Every figure of the benchmark, on few samples and few points. The thresholds lie below what is
-measured by more than chance accounts for; what the model is good for, `benchmarks.picturebook`
+measured by more than chance accounts for; what the model is good for, `picturebook.benchmark`
 tells with its intervals.
 """
 
@@ -10,8 +10,9 @@ from random import Random
 import pytest
 
 from auto_interleaved_inference import AutoInterleavedInferencer
-from benchmarks.picturebook import VERBATIM_PROMPTS, verbatim_story
-from benchmarks.picturebook_measures import (
+from picturebook import sample_caption, sample_edit, sample_question
+from picturebook.benchmark.__main__ import VERBATIM_PROMPTS, verbatim_story
+from picturebook.benchmark.measures import (
     ToldStory,
     answer_by_vision,
     answer_in_loop,
@@ -25,7 +26,6 @@ from benchmarks.picturebook_measures import (
     tell_stories,
     tell_story,
 )
-from data.picturebook import sample_caption, sample_edit, sample_question
 from tests.bundled import SAMPLING, bundled, drawn_stories
 
 LEAST = {

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from auto_interleaved.session import Session
-from data.picturebook.reading import read_picture
-from data.picturebook.world import Thing
+from auto_interleaved.sessions.session import Session
+from picturebook.reading import read_picture
+from picturebook.world import Thing
 from tests.bundled import SAMPLING, bundled
 from tests.scripted import counted
 from tests.test_session import near, send

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from auto_interleaved_inference import AutoInterleavedInferencer
 from data.packing import LatentPart, Part, TextPart, VisionPart, pack
-from data.picturebook import render, sample_edit, sample_question, sample_story
 from inferencer import GEN_THINK_SYSTEM_PROMPT
 from modeling.bagel.blocks import patchify
 from modeling.context import Context
 from modeling.flow import ImageOptions, schedule
 from modeling.published.dictionaries import value_in
+from picturebook import render, sample_edit, sample_question, sample_story
 from tests.bundled import bundled
 from tests.teacher import POINTS, SHIFT, Heard, Lesson, lesson_of, taught
 from training.tokenizer import special_ids

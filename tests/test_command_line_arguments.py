@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from auto_interleaved.arguments import ArgumentError, in_flags
-from auto_interleaved.help_texts import FOR_PROGRAMS_ONLY, OPTIONS
-from auto_interleaved.options import GenerationOptions
-from auto_interleaved.request import read_request
+from auto_interleaved.options.generation import GenerationOptions
+from auto_interleaved.terminal.arguments import ArgumentError, in_flags
+from auto_interleaved.terminal.help_texts import FOR_PROGRAMS_ONLY, OPTIONS
+from auto_interleaved.terminal.request import read_request
 from auto_interleaved_inference import AutoInterleavedInferencer
 from data.protocols import PROTOCOLS
 from modeling.checkpoint import BUNDLED_MODEL

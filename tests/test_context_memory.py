@@ -7,13 +7,13 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from auto_interleaved.contexts import Contexts, Reader, ReadImage, empty_contexts
-from auto_interleaved.memory import Budget, bytes_per_token
-from auto_interleaved.options import GenerationOptions, ImageMemory
-from auto_interleaved.painter import Painter
-from auto_interleaved.progress import Progress
-from auto_interleaved.record import RunRecord
-from auto_interleaved.seeds import Randomness
+from auto_interleaved.options.generation import GenerationOptions, ImageMemory
+from auto_interleaved.options.seeds import Randomness
+from auto_interleaved.run.contexts import Contexts, Reader, ReadImage, empty_contexts
+from auto_interleaved.run.memory import Budget, bytes_per_token
+from auto_interleaved.run.painter import Painter
+from auto_interleaved.run.progress import Progress
+from auto_interleaved.run.record import RunRecord
 from data.output import InterleavedOutput
 from data.output.events import ImageStarted
 from data.protocols import PROTOCOLS, Protocol

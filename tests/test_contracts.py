@@ -66,12 +66,15 @@ LAYERS = (
     },
     {"modeling"},  # the rest of it: verbs, checkpoints
     {"inferencer"},
-    {"auto_interleaved"},
+    {"auto_interleaved.options"},
+    {"auto_interleaved.run", "auto_interleaved.drivers"},
+    {"auto_interleaved.sessions"},
+    {"auto_interleaved"},  # the rest of it: the terminal, files of prompts
     {"auto_interleaved_inference"},
-    {"bagel"},  # the same modules under another name
+    {"bagel", "picturebook"},  # the same modules under another name; a world to draw
 )
-LIBRARY = ("data", "modeling", "auto_interleaved", "bagel")
-COMMAND_LINE = ("auto_interleaved_inference", "auto_interleaved.command_line")
+LIBRARY = ("data", "modeling", "auto_interleaved", "bagel", "picturebook")
+COMMAND_LINE = ("auto_interleaved_inference", "auto_interleaved.terminal.command_line")
 
 
 # The walls of the house.
@@ -81,6 +84,7 @@ COMMAND_LINE = ("auto_interleaved_inference", "auto_interleaved.command_line")
 def modules() -> dict[str, ast.Module]:
     """Parse every module of the library, by its dotted name."""
     paths = [path for folder in LIBRARY for path in sorted((ROOT / folder).rglob("*.py"))]
+    paths = [path for path in paths if path.parent.parent.name != "picturebook"]  # scripts
     paths += [ROOT / f"{name}.py" for name in ("inferencer", "auto_interleaved_inference")]
     parsed = {}
     for path in paths:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from auto_interleaved.idle_options import _RULES
+from auto_interleaved.options.idle_options import _RULES
 from data.output.events import ImagePreview
 from tests.builders import BOS
 from tests.scripted import (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from auto_interleaved.contexts import Contexts, Reader, ReadImage, empty_contexts
+from auto_interleaved.run.contexts import Contexts, Reader, ReadImage, empty_contexts
 from data.data_utils import pil_img2rgb
 from data.output import InterleavedOutput
 from data.protocols import PROTOCOLS

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import InfNanRemoveLogitsProcessor, LogitsProcessorList
 
-from auto_interleaved.options import GenerationOptions
+from auto_interleaved.options.generation import GenerationOptions
 from auto_interleaved_inference import GenerationError
 from data.output import InterleavedOutput
 from inferencer import InterleaveInferencer

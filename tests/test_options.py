@@ -8,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LogitsProcessorList, TopKLogitsWarper
 
-from auto_interleaved import spellings
-from auto_interleaved.options import ALIASES, GenerationOptions, check_against, make_options
+from auto_interleaved.options import spellings
+from auto_interleaved.options.generation import (
+    ALIASES,
+    GenerationOptions,
+    check_against,
+    make_options,
+)
 from data.protocols import PROTOCOLS, EveryText, Protocol
 from modeling.flow import ImageOptions
 

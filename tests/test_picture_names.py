@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from auto_interleaved.arguments import ArgumentError
-from auto_interleaved.request import read_request
+from auto_interleaved.terminal.arguments import ArgumentError
+from auto_interleaved.terminal.request import read_request
 from data.prompts import TextInput, parse_prompt
 from inferencer import InterleaveInferencer
 from tests.builders import toy_inferencer

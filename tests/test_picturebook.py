@@ -8,7 +8,7 @@ import numpy
 import pytest
 from picturebook_samples import CIRCLE, MEADOW, SQUARE, stories, words_of
 
-from data.picturebook import (
+from picturebook import (
     IMAGE_REQUEST,
     STORY_KINDS,
     Scene,
@@ -24,14 +24,14 @@ from data.picturebook import (
     sample_question,
     sample_story,
 )
-from data.picturebook.composition import free_place
-from data.picturebook.language import BACKGROUND_NOUNS, BACKGROUND_PHRASES
-from data.picturebook.render import BACKDROPS
-from data.picturebook.scenes import NAMED_SCENES
-from data.picturebook.shapes import SPRITES
-from data.picturebook.split import NOVELTIES
-from data.picturebook.sprites import sprite
-from data.picturebook.world import (
+from picturebook.composition import free_place
+from picturebook.language import BACKGROUND_NOUNS, BACKGROUND_PHRASES
+from picturebook.render import BACKDROPS
+from picturebook.scenes import NAMED_SCENES
+from picturebook.shapes import SPRITES
+from picturebook.split import NOVELTIES
+from picturebook.sprites import sprite
+from picturebook.world import (
     BACKGROUNDS,
     FREE_KINDS,
     HORIZONS,

@@ -7,8 +7,19 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import picturebook
-from benchmarks.picturebook_measures import (
+from data.output import InterleavedOutput, Segment, Usage
+from picturebook import (
+    IMAGE_REQUEST,
+    Story,
+    illustrated,
+    render,
+    sample_caption,
+    sample_edit,
+    sample_question,
+    sample_story,
+)
+from picturebook.benchmark import __main__ as picturebook
+from picturebook.benchmark.measures import (
     STORY_FIGURES,
     answer_by_vision,
     answer_in_loop,
@@ -19,18 +30,7 @@ from benchmarks.picturebook_measures import (
     evaluate_questions,
     evaluate_stories,
 )
-from benchmarks.picturebook_rates import Rate, wilson
-from data.output import InterleavedOutput, Segment, Usage
-from data.picturebook import (
-    IMAGE_REQUEST,
-    Story,
-    illustrated,
-    render,
-    sample_caption,
-    sample_edit,
-    sample_question,
-    sample_story,
-)
+from picturebook.benchmark.rates import Rate, wilson
 
 Items = list[str | Image.Image]
 

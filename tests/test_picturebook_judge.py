@@ -17,7 +17,7 @@ from picturebook_samples import (
     worn,
 )
 
-from data.picturebook import (
+from picturebook import (
     STORY_KINDS,
     Request,
     Scene,
@@ -34,8 +34,8 @@ from data.picturebook import (
     sample_edit,
     sample_question,
 )
-from data.picturebook.tasks import QUESTIONS
-from data.picturebook.world import SKIES
+from picturebook.tasks import QUESTIONS
+from picturebook.world import SKIES
 
 # Stories judged.
 

@@ -24,7 +24,7 @@ from picturebook_samples import (
 )
 from PIL import Image, ImageDraw
 
-from data.picturebook import (
+from picturebook import (
     Scene,
     Thing,
     Traits,
@@ -34,7 +34,7 @@ from data.picturebook import (
     render,
     sample_caption,
 )
-from data.picturebook.world import (
+from picturebook.world import (
     BACKGROUNDS,
     KINDS,
     colours_of,

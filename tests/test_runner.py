@@ -21,14 +21,14 @@ from accelerate import PartialState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auto_interleaved.arguments import ArgumentError
-from auto_interleaved.command_line import run as run_command_line
-from auto_interleaved.processes import Processes
-from auto_interleaved.prompt_files import seed_of
-from auto_interleaved.prompt_runs import make_plan
-from auto_interleaved.request import ManyRequest, read_request
-from auto_interleaved.runner import run_jobs
-from auto_interleaved.screen import Screen
+from auto_interleaved.runner.processes import Processes
+from auto_interleaved.runner.prompt_files import seed_of
+from auto_interleaved.runner.prompt_runs import make_plan
+from auto_interleaved.runner.runner import run_jobs
+from auto_interleaved.terminal.arguments import ArgumentError
+from auto_interleaved.terminal.command_line import run as run_command_line
+from auto_interleaved.terminal.request import ManyRequest, read_request
+from auto_interleaved.terminal.screen import Screen
 from auto_interleaved_inference import AutoInterleavedInferencer
 from data.output import InterleavedOutput
 from data.output.result_folders import ResultFolder, folder_name, id_of

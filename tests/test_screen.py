@@ -2,7 +2,7 @@
 
 import io
 
-from auto_interleaved.command_line import Screen
+from auto_interleaved.terminal.command_line import Screen
 from data.output.events import ImageStarted, ImageStep, TextDelta, ThoughtDelta
 
 

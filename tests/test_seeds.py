@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from auto_interleaved.seeds import Randomness, RandomState, derive_seed
+from auto_interleaved.options.seeds import Randomness, RandomState, derive_seed
 from data.output import InterleavedOutput
 from inferencer import InterleaveInferencer
 from tests.builders import picture

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from auto_interleaved.seeds import turn_seed
-from auto_interleaved.session import Session
+from auto_interleaved.options.seeds import turn_seed
+from auto_interleaved.sessions.session import Session
 from auto_interleaved_inference import GenerationError
 from data.output import InterleavedOutput
 from data.output.events import Finished, ImageStep, TextDelta

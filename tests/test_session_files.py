@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from auto_interleaved.session import Session
+from auto_interleaved.sessions.session import Session
 from auto_interleaved_inference import AutoInterleavedInferencer
 from data.output import InterleavedOutput
 from data.protocols import PROTOCOLS, EveryText, Marker, Protocol, Sampled

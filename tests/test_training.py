@@ -9,18 +9,18 @@ from safetensors.torch import load_file
 
 from auto_interleaved_inference import AutoInterleavedInferencer
 from data.packing import LatentPart, TextPart
-from data.picturebook import sample_story
 from modeling.autoencoder import AutoEncoder
 from modeling.checkpoint import BUNDLED_MODEL
-from train import main
-from training.autoencoder import PARAMS
-from training.decoder import Plan
-from training.picturebook import (
+from picturebook import sample_story
+from picturebook.training.autoencoder import PARAMS
+from picturebook.training.outlines import (
     encode_pictures,
     question_outline,
     sample_outline,
     story_outline,
 )
+from train import main
+from training.decoder import Plan
 from training.samples import EncodedPicture, FollowingIds, Outline, Picture, Recipe, Text, parts_of
 
 SMALL = [

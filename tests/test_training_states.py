@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from data.packing import SpecialIds, TextPart
 from modeling.checkpoint import BUNDLED_MODEL
+from picturebook.training.autoencoder import train_autoencoder
 from tests.builders import toy_bagel
 from train import main, run
-from training.autoencoder import train_autoencoder
 from training.decoder import Batch, accelerator, not_finite, train_decoder
 from training.plan import NotANumberError, Plan, require_device, require_output
 from training.states import States, replace_file
@@ -280,7 +280,7 @@ def test_an_interrupted_autoencoder_goes_on_where_it_was(
         signal.raise_signal(signal.SIGTERM)
         yield torch.zeros(batch_size, 3, 64, 64)
 
-    monkeypatch.setattr("training.autoencoder._pictures", pictures)
+    monkeypatch.setattr("picturebook.training.autoencoder._pictures", pictures)
     for step in (2, 4):
         with pytest.raises(Interrupted, match=f"SIGTERM after step {step} of 9"):
             train_autoencoder(tmp_path / "ae.safetensors", steps=9, batch_size=1, device="cpu")

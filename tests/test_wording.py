@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from auto_interleaved.options import make_options
+from auto_interleaved.options.generation import make_options
 from data.output import Segment
-from data.picturebook.stories import sample_story
 from data.text_stream import TextStream
 from data.transforms import ImageTransform
 from data.wording import did_you_mean, listed, one_line, shown, shown_error
 from modeling.autoencoder import AutoEncoderParams
 from modeling.flow import ImageOptions
+from picturebook.stories import sample_story
 
 
 class Mute:

@@ -1,0 +1,1 @@
+"""Who answers what runs ask: at once, together, without computing, among processes."""

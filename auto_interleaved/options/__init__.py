@@ -1,0 +1,1 @@
+"""Every keyword of a run, checked before anything is computed."""

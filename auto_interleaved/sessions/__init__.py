@@ -1,0 +1,1 @@
+"""Talks: contexts and a history that outlive one run."""

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from data.wording import shown
 from modeling.checks import wrong_type
+from modeling.progress import UnlockingBar
 
 # What is iterated over is ours to say; "display" is what notebooks add.
 _NAMES = {*inspect.signature(tqdm.__init__).parameters, "display"} - {
@@ -37,7 +38,7 @@ _NUMBERS = {
 _UNTRIED = ("disable", "display", "file", "write_bytes")  # they decide where a bar goes
 
 
-class _Trial(tqdm):
+class _Trial(UnlockingBar):
     """A bar that nobody sees: apart from all others, and it starts no thread."""
 
     monitor_interval = 0

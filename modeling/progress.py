@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -77,7 +77,28 @@ class Bar:
                 self._bar = None
 
 
-class _Tqdm(tqdm):
+class UnlockingBar(tqdm):
+    """A tqdm bar that gives the lock of all bars back when it cannot be shown.
+
+    tqdm's own keeps it then, and every other thread waits for it for ever.
+    """
+
+    def refresh(
+        self,
+        nolock: bool = False,
+        lock_args: object = None,  # noqa: ARG002 - tqdm's constructor gives it
+    ) -> bool | None:
+        """Show the bar as it is now, however long another one's turn takes."""
+        with nullcontext() if nolock else self.get_lock():
+            return super().refresh(nolock=True)
+
+    def clear(self, nolock: bool = False) -> None:
+        """Take the bar off the screen."""
+        with nullcontext() if nolock else self.get_lock():
+            super().clear(nolock=True)
+
+
+class _Tqdm(UnlockingBar):
     last_print_t: float  # tqdm's own: when it was last shown
 
     def tell(self, what: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import sys
+import threading
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -364,6 +365,25 @@ def test_a_bar_that_fails_half_way_costs_no_picture(monkeypatch: pytest.MonkeyPa
         with monkeypatch.context() as patch:
             patch.setattr(tqdm, verb, lambda *arguments, **named: 1 / 0)
             assert len(generate(inferencer, "Go.").images) == 2
+        assert others_may_show_bars(), verb
+
+
+def test_bars_that_are_refused_leave_those_of_other_threads_alone() -> None:
+    with pytest.raises(ValueError, match="bar_format"):
+        ScriptedInferencer(*SCRIPT).set_progress_bar_config(bar_format="{nope}")
+    assert others_may_show_bars()
+
+
+def others_may_show_bars() -> bool:
+    """Tell whether the lock that all bars share is free for another thread."""
+    taken = threading.Event()
+
+    def take() -> None:
+        with tqdm.get_lock():
+            taken.set()
+
+    threading.Thread(target=take, daemon=True).start()
+    return taken.wait(5)
 
 
 class Kernel:

@@ -29,6 +29,7 @@ from data.output import InterleavedOutput
 from data.output.events import Event
 from data.prompts import Prompt
 from data.protocols import Protocol, find_protocol
+from data.understanding import Understanding
 from inferencer import InterleaveInferencer
 from modeling.checkpoint import BUNDLED_MODEL, load_checkpoint
 from modeling.checks import number
@@ -50,12 +51,15 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             the largest square that the model's position table holds.
 
     Attributes:
+        understanding: how the model is asked whether a picture shows a text.
         last_output: what the last run made, or has made so far; None before its first event.
 
     Raises:
         TypeError: if one of the named arguments is of a wrong type.
         ValueError: if there is no such protocol, or the model draws no pictures of that size.
     """
+
+    understanding = Understanding()
 
     def __init__(
         self,
@@ -110,7 +114,7 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         known = None if protocol is None else find_protocol(protocol)  # before anything is read
         checkpoint = load_checkpoint(pretrained, **loading)
         shape = checkpoint.settings.get("image_shape")
-        return cls(
+        made = cls(
             checkpoint.model,
             checkpoint.vae_model,
             checkpoint.tokenizer,
@@ -120,6 +124,8 @@ class AutoInterleavedInferencer(InterleaveInferencer):
             protocol=known or checkpoint.protocol,
             image_shape=None if shape is None else (shape[0], shape[1]),
         )
+        made.understanding = Understanding.of(checkpoint.settings.get("understanding", {}))
+        return made
 
     def spread_guidance(self, *, group: Any = None, timeout: float = 600.0) -> None:
         """Compute each guidance branch of an image in a process of its own from now on; exact.
@@ -232,9 +238,10 @@ class AutoInterleavedInferencer(InterleaveInferencer):
                 from; a dictionary that it returns may hold other latents.
             on_error: "return": what exists so far, with `.error` set; "raise": a
                 `GenerationError` that carries `.partial`.
-            **others: other libraries' spellings: num_inference_steps, temperature,
-                max_new_tokens, height and width; and split_special_tokens=True, which reads
-                `<|vision_start|>` in the prompt as plain characters.
+            **others: num_candidates, choose and independent_images, see `docs/candidates.md`;
+                split_special_tokens=True, which reads `<|vision_start|>` in the prompt as plain
+                characters; and other libraries' spellings: num_inference_steps, temperature,
+                max_new_tokens, height and width.
 
         Returns:
             Texts and images in order: a list that also knows how it came about.
@@ -382,7 +389,13 @@ class AutoInterleavedInferencer(InterleaveInferencer):
         start: Standing | None = None,
     ) -> Prepared:
         return prepare(
-            self, prompt, options, protocol=self.protocol, progress=progress, start=start
+            self,
+            prompt,
+            options,
+            protocol=self.protocol,
+            understanding=self.understanding,
+            progress=progress,
+            start=start,
         )
 
     def _remember(self, record: RunRecord) -> None:

@@ -23,8 +23,9 @@ from torch import nn
 
 from auto_interleaved.drivers.direct import Direct
 from auto_interleaved.options.generation import make_options
-from auto_interleaved.run.engine import Run, Setting
+from auto_interleaved.run.engine import Run
 from auto_interleaved.run.record import RunRecord
+from auto_interleaved.run.setting import Setting
 from auto_interleaved.run.standing import Standing
 from auto_interleaved_inference import AutoInterleavedInferencer
 from benchmarks.contexts import filled

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
-from modeling.bagel.drawing import Canvas, branches_of
+from modeling.bagel.drawing import Branches, Canvas
 from modeling.bagel.flow_graph import steady
 from modeling.context import Context, draft
 from modeling.flow import (
@@ -59,7 +59,8 @@ class Share:
         place: int,
         num_places: int,
     ) -> None:
-        contexts, self._branches = branches_of(full, without_text, without_images, options)
+        over = Branches.of(full, without_text, without_images, options)
+        contexts, self._branches = over.contexts, over.places
         self._options = options
         self._times = schedule(options.num_timesteps, options.timestep_shift)
         self._index = 0

@@ -6,7 +6,7 @@ own context. Results are those of one by one, up to the rounding of products of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from typing import ParamSpec, TypeVar
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from modeling.bagel import Bagel
-from modeling.bagel.drawing import Canvas, guidance_contexts
+from modeling.bagel.drawing import Branches, Canvas, follow
 from modeling.choice import Choice, no_id
 from modeling.context import Context, draft
 from modeling.flow import FlowStep, ImageOptions, euler_step, guide, schedule
@@ -23,6 +23,8 @@ from modeling.kv_store import Tail
 
 _Arguments = ParamSpec("_Arguments")
 _Result = TypeVar("_Result")
+
+MOST_TOKENS = 4096  # of a forward: beyond, rows gain nothing and take memory
 
 
 class Line:
@@ -93,41 +95,31 @@ def write_together(model: Bagel, lines: Sequence[Line]) -> list[tuple[int, Conte
 class Sampling:
     """One image on its way from noise to latents, whose steps are computed beside others'.
 
-    Its draft is open until `close`.
-
     Args:
         canvas: what it is drawn on.
-        full, without_text, without_images: what it is drawn over; see `drawing.draw`.
+        tails, branches: of an open draft; see `drawing.Branches`.
         noise: (latent tokens, patch values).
         options: times and guidance, without TaylorSeer.
 
     Attributes:
         latent: the state, (latent tokens, patch values), float32.
-
-    Raises:
-        ValueError: if a context is missing that the guidance needs.
     """
 
-    def __init__(  # noqa: PLR0913 - three contexts and what to draw in them
+    def __init__(
         self,
         canvas: Canvas,
-        *,
-        full: Context,
-        without_text: Context | None,
-        without_images: Context | None,
+        tails: Sequence[Tail],
+        branches: Sequence[int],
         noise: Tensor,
         options: ImageOptions,
     ) -> None:
-        others = guidance_contexts(without_text, without_images, options)
-        contexts = list(dict.fromkeys([full, *others]))
         self.canvas = canvas
         self.latent = noise.to(canvas.model.device, torch.float32)
-        self._branches = [contexts.index(context) for context in (full, *others)]
+        self._tails = tails
+        self._branches = branches
         self._options = options
         self._times = schedule(options.num_timesteps, options.timestep_shift)
         self._index = 0
-        self._draft = ExitStack()
-        self._tails = self._draft.enter_context(draft(contexts, canvas.num_tokens))
 
     @property
     def time(self) -> float:
@@ -135,7 +127,7 @@ class Sampling:
         return self._times[self._index]
 
     @property
-    def tails(self) -> list[Tail]:
+    def tails(self) -> Sequence[Tail]:
         """Where the rows of the next evaluation are written, one a context that it is over."""
         return self._tails if self._options.guided(self.time) else self._tails[:1]
 
@@ -150,16 +142,65 @@ class Sampling:
         self.latent = step.latent
         return step
 
+
+class Sheet:
+    """Images of one size on their way in one draft, so that no prefix is copied for any of them.
+
+    Small ones are rows of one forward. Of large ones each evaluates by itself: every evaluation
+    writes its keys and values over those of the one before, in the same slots.
+
+    Args:
+        canvas: what they are drawn on.
+        over: the contexts of each.
+        noises: what each begins with, (latent tokens, patch values).
+        options: times and guidance.
+
+    Attributes:
+        samplings: the images where they are small, to be computed beside others'; else none.
+    """
+
+    def __init__(
+        self,
+        canvas: Canvas,
+        over: Sequence[Branches],
+        noises: Sequence[Tensor],
+        options: ImageOptions,
+    ) -> None:
+        self.samplings: list[Sampling] = []
+        self._steps: list[Generator[FlowStep, Tensor | None, None]] = []
+        contexts = list(dict.fromkeys(c for branches in over for c in branches.contexts))
+        with ExitStack() as opening:
+            opened = opening.enter_context(draft(contexts, canvas.num_tokens))
+            tails = dict(zip(contexts, opened, strict=True))
+            for branches, noise in zip(over, noises, strict=True):
+                own = [tails[context] for context in branches.contexts]
+                if canvas.packs and not options.enable_taylorseer:
+                    self.samplings.append(Sampling(canvas, own, branches.places, noise, options))
+                else:
+                    self._steps.append(follow(canvas, own, branches.places, noise, options))
+            self._draft = opening.pop_all()
+
+    def step(self) -> list[FlowStep]:
+        """Take a step of each image."""
+        if self.samplings:
+            return step_together(self.samplings)
+        return [next(steps) for steps in self._steps]
+
     def close(self) -> None:
         """Close the draft; the contexts are as they were."""
+        for steps in self._steps:
+            steps.close()
         self._draft.close()
 
 
 def step_together(samplings: Sequence[Sampling]) -> list[FlowStep]:
-    """Take a step of each image."""
-    steps = zip(samplings, _velocities(samplings), strict=True)
+    """Take a step of each image, in as many forwards as keep each at a bearable size."""
+    largest = max(sampling.canvas.shape.num_latent for sampling in samplings)
+    most = max(1, MOST_TOKENS // (3 * largest))  # three contexts each at most
+    parts = [samplings[first : first + most] for first in range(0, len(samplings), most)]
+    velocities = [own for part in parts for own in _velocities(part)]
     # Not within inference mode: whoever is shown a step may write into it.
-    return [sampling.step(velocities) for sampling, velocities in steps]
+    return [sampling.step(own) for sampling, own in zip(samplings, velocities, strict=True)]
 
 
 @inference

@@ -13,8 +13,9 @@ from PIL import Image
 from auto_interleaved.drivers.direct import Direct, drive
 from auto_interleaved.options.generation import make_options
 from auto_interleaved.run import asks
-from auto_interleaved.run.engine import Run, Setting
+from auto_interleaved.run.engine import Run
 from auto_interleaved.run.record import RunRecord
+from auto_interleaved.run.setting import Setting
 from data.output.events import Event, ImageDone, TextDone
 from data.prompts import parse_prompt
 from data.protocols import find_protocol

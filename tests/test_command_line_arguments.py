@@ -78,6 +78,8 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "seed": (["11"], 11),
     "on_error": (["raise"], "raise"),
     "split_special_tokens": ([], True),
+    "num_candidates": (["4"], 4),
+    "independent_images": ([], True),
 }
 
 

@@ -43,6 +43,7 @@ LAYERS = (
     {
         "modeling.checks",
         "modeling.bar_config",
+        "modeling.progress",
         "modeling.small_files",
         "modeling.kv_store",
         "modeling.context",

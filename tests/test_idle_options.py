@@ -19,6 +19,11 @@ from tests.scripted import (
     toy_writer,
 )
 
+
+def first_of_all(images: Any, text: str) -> int:
+    return 0
+
+
 IDLE: dict[str, tuple[dict[str, Any], str]] = {
     "text_temperature": ({"temperature": 0.9}, "0.9 has no effect without do_sample=True"),
     "top_p": ({"top_p": 0.5}, "0.5 has no effect without do_sample=True"),
@@ -43,6 +48,10 @@ IDLE: dict[str, tuple[dict[str, Any], str]] = {
     "enable_taylorseer": (
         {"enable_taylorseer": True, "num_timesteps": 6},
         "True has no effect while num_timesteps is at most 6",
+    ),
+    "choose": (
+        {"choose": first_of_all},
+        f"{repr(first_of_all)[:40]} has no effect while num_candidates is 1",
     ),
     "preview_every": (
         {"preview_every": 3},

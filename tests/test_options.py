@@ -51,6 +51,9 @@ PROMISED = {
     "on_error": "return",
     "preview_every": 0,
     "split_special_tokens": False,
+    "num_candidates": 1,
+    "choose": "understanding",
+    "independent_images": False,
 }
 INTEGERS = (
     "max_text_length",
@@ -62,6 +65,7 @@ INTEGERS = (
     "top_k",
     "seed",
     "preview_every",
+    "num_candidates",
 )
 NUMBERS = (
     "text_temperature",
@@ -72,7 +76,7 @@ NUMBERS = (
     "top_p",
     "repetition_penalty",
 )
-FLAGS = ("think", "do_sample", "enable_taylorseer", "split_special_tokens")
+FLAGS = ("think", "do_sample", "enable_taylorseer", "split_special_tokens", "independent_images")
 OPTIONAL = (
     "image_shape",
     "protocol",

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from benchmarks import candidates
 from data.output import InterleavedOutput, Segment, Usage
 from picturebook import (
     IMAGE_REQUEST,
@@ -31,6 +32,7 @@ from picturebook.benchmark.measures import (
     evaluate_stories,
 )
 from picturebook.benchmark.rates import Rate, wilson
+from tests.bundled import bundled
 
 Items = list[str | Image.Image]
 
@@ -198,3 +200,14 @@ def test_an_unknown_setting_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         picturebook.parsed(["--settings", "latent,pixel"])
     assert "got pixel" in capsys.readouterr().err
+
+
+def test_candidates_are_counted_by_the_models_choice_and_the_judges() -> None:
+    rng = Random("candidates")
+    captions = [sample_caption(rng) for _ in range(2)]
+    own, best, seconds = candidates.measured(
+        bundled(), captions, num_candidates=2, num_timesteps=2, cfg_text_scale=2.5
+    )
+    assert own.count == best.count == 2
+    assert own.right <= best.right
+    assert seconds > 0

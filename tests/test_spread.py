@@ -30,6 +30,7 @@ from tests.command_lines import SHORT_FLAGS, drawing_checkpoint
 from tests.scripted import SHORT, counted, layout, pixels, toy_writer
 
 PROMPT: list[Any] = [picture(24, 16), "Look.", "What now?"]
+ASKED = "One.<|vision_start|>Two.<|vision_start|>"
 OPTIONS: dict[str, Any] = SHORT | {
     "protocol": "every-block",
     "max_text_length": 6,
@@ -138,6 +139,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "older images forgotten": {"image_memory": "text"},
     "sampled": {"do_sample": True, "text_temperature": 2.0},
     "text alone": {"max_images": 0},
+    "candidates": {"num_candidates": 2},
 }
 
 
@@ -147,6 +149,15 @@ def test_each_process_makes_what_one_makes_alone(name: str) -> None:
     alone, size = told(toy_writer(), **options), 2 + list(VARIATIONS).index(name) % 3
     for output in spread(size, **options):
         assert_equal(output, alone)
+
+
+def test_images_that_need_not_see_one_another_are_those_of_one_process() -> None:
+    def run(inferencer: AutoInterleavedInferencer) -> InterleavedOutput:
+        options = OPTIONS | {"independent_images": True, "num_candidates": 2}
+        return inferencer.auto_interleaved_generation(ASKED, **options)
+
+    for output in each(members(2), run):
+        assert_equal(output, run(toy_writer()))
 
 
 def test_packed_branches_differ_by_rounding_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,6 +238,15 @@ def test_a_callback_that_one_alone_has_is_found(callback: Any) -> None:
     outputs = each(members(2), told, partial(told, callback_on_step_end=callback))
     for output in outputs:
         assert "has come apart from process 0" in str(output.error)
+
+
+def test_candidates_that_are_chosen_otherwise_are_found() -> None:
+    runs = [
+        partial(told, num_candidates=2, max_interleaved_blocks=2, choose=choose)
+        for choose in (lambda images, text: 0, lambda images, text: 1)
+    ]
+    for output in each(members(2), *runs):
+        assert "come apart" in str(output.error)
 
 
 def test_previews_are_those_of_who_wants_them() -> None:

@@ -13,17 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 
 from auto_interleaved.drivers.beginnings import Beginnings
-from auto_interleaved.drivers.direct import Direct
+from auto_interleaved.drivers.direct import Direct, sheet_of
 from auto_interleaved.options.sizes import read_size
 from auto_interleaved.run.asks import (
     Ask,
     Drawing,
     NextStep,
+    NextSteps,
     NextToken,
     ReadIds,
     ReadLatent,
@@ -32,17 +34,15 @@ from auto_interleaved.run.asks import (
 )
 from data.output.events import Event
 from modeling.bagel.blocks import Block
-from modeling.bagel.drawing import Canvas, draws_small
+from modeling.bagel.drawing import draws_small
 from modeling.choice import likeliest
-from modeling.together import Line, Sampling, step_together, write_together
+from modeling.together import MOST_TOKENS, Line, Sheet, step_together, write_together
 from modeling.verbs import Verbs
 
 _Reads = ReadIds | ReadLatent | ReadVision
 
 # Rounds of writing after which what waits to be drawn gets a step all the same.
 _PATIENCE = 16
-
-_MOST_TOKENS = 4096  # of a forward: beyond, rows gain nothing and take memory
 
 
 @dataclass(eq=False)
@@ -158,14 +158,14 @@ class Batch:
             return (begun or large)[:1], self._alone
         return _fitting(small, self._tokens_drawn), self._draw
 
-    def _is_small(self, question: NextStep) -> bool:
+    def _is_small(self, question: NextStep | NextSteps) -> bool:
         drawing, model = question.drawing, self._verbs.model
         rows, columns = model.latent_grid(*drawing.shape)
         return not drawing.options.enable_taylorseer and draws_small(model, rows * columns)
 
-    def _tokens_drawn(self, question: NextStep) -> int:
+    def _tokens_drawn(self, question: NextStep | NextSteps) -> int:
         rows, columns = self._verbs.model.latent_grid(*question.drawing.shape)
-        return 3 * rows * columns  # at most three contexts
+        return 3 * rows * columns * len(_images(question))  # at most three contexts each
 
     def _tokens_read(self, question: _Reads) -> int:
         match question:
@@ -233,35 +233,35 @@ class Batch:
             lines.append(text.state)
         return write_together(model, lines)
 
-    def _draw(self, questions: Sequence[NextStep]) -> list[Any]:
-        samplings = list[Sampling]()
-        for question in questions:
-            drawing = question.drawing
-            if drawing.state is None:
-                drawing.state = self._begun(drawing)
-            if question.changed is not None:
-                drawing.state.latent = question.changed.to(drawing.state.latent)
-            samplings.append(drawing.state)
-        return list(step_together(samplings))
+    def _draw(self, questions: Sequence[NextStep | NextSteps]) -> list[Any]:
+        sheets = [self._sheet(question) for question in questions]
+        steps = iter(step_together([s for sheet in sheets for s in sheet.samplings]))
+        return [
+            list(islice(steps, len(sheet.samplings)))
+            if isinstance(question, NextSteps)
+            else next(steps)
+            for question, sheet in zip(questions, sheets, strict=True)
+        ]
 
-    def _begun(self, drawing: Drawing) -> Sampling:
-        verbs = self._verbs
-        noise = verbs.initial_noise(drawing.shape, drawing.generator)
-        return Sampling(
-            Canvas.of(verbs.model, verbs.model.latent_grid(*drawing.shape), verbs.markers),
-            full=drawing.full,
-            without_text=drawing.without_text,
-            without_images=drawing.without_images,
-            noise=noise,
-            options=drawing.options,
-        )
+    def _sheet(self, question: NextStep | NextSteps) -> Sheet:
+        if question.drawing.state is None:
+            question.drawing.state = sheet_of(self._verbs, _images(question))
+        sheet: Sheet = question.drawing.state
+        if isinstance(question, NextStep) and question.changed is not None:
+            [sampling] = sheet.samplings
+            sampling.latent = question.changed.to(sampling.latent)
+        return sheet
+
+
+def _images(question: NextStep | NextSteps) -> Sequence[Drawing]:
+    return [question.drawing] if isinstance(question, NextStep) else question.drawing.each
 
 
 def _kind(question: Ask[Any]) -> str:
     match question:
         case NextToken():
             return "write"
-        case NextStep():
+        case NextStep() | NextSteps():
             return "draw"
         case ReadIds() | ReadLatent() | ReadVision():
             return "read"
@@ -273,7 +273,7 @@ def _fitting(members: list[_Member], count: Callable[[Any], int]) -> list[_Membe
     taken, total = list[_Member](), 0
     for member in members:
         total += count(member.question)
-        if taken and total > _MOST_TOKENS:
+        if taken and total > MOST_TOKENS:
             break
         taken.append(member)
     return taken

@@ -48,7 +48,7 @@ class Beginnings:
                 return _digest(b"encoded", *_of_picture(picture))
             case ReadIds(ids=ids, context=context):
                 item = [",".join(map(str, ids)).encode()]
-            case ReadVision(picture=picture, context=context):
+            case ReadVision(picture=picture, context=context, passing=False):
                 item = [b"seen", *_of_picture(picture)]
             case ReadLatent(latent=latent, context=context):
                 known, encoded = self._latents.get(id(latent), (None, b""))

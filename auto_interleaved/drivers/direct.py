@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from auto_interleaved.run.asks import (
@@ -10,9 +10,11 @@ from auto_interleaved.run.asks import (
     DecodeImage,
     DecodePreview,
     Drawing,
+    Drawings,
     EncodeImage,
     Forget,
     NextStep,
+    NextSteps,
     NextToken,
     ReadIds,
     ReadLatent,
@@ -22,8 +24,10 @@ from auto_interleaved.run.asks import (
     Work,
 )
 from data.output.events import Event
+from modeling.bagel.drawing import Branches, Canvas
 from modeling.context import Context, without
 from modeling.flow import FlowStep
+from modeling.together import Sheet
 from modeling.verbs import Verbs
 
 
@@ -99,6 +103,8 @@ class Direct:
                 return self._next_token(text)
             case NextStep(drawing=drawing, changed=changed):
                 return self._next_step(drawing, changed)
+            case NextSteps(drawing=drawings):
+                return self._next_steps(drawings)
             case ReadIds(ids=ids, context=context):
                 return verbs.read_ids(ids, context)
             case ReadLatent(latent=latent, grid=grid, context=context):
@@ -135,3 +141,18 @@ class Direct:
         else:
             step = drawing.state.send(changed)
         return step
+
+    def _next_steps(self, drawings: Drawings) -> list[FlowStep]:
+        if drawings.state is None:
+            drawings.state = sheet_of(self._verbs, drawings.each)
+        steps: list[FlowStep] = drawings.state.step()
+        return steps
+
+
+def sheet_of(verbs: Verbs, drawings: Sequence[Drawing]) -> Sheet:
+    """Begin drawings of one shape in one draft."""
+    shape, options = drawings[0].shape, drawings[0].options
+    noises = [verbs.initial_noise(shape, drawing.generator) for drawing in drawings]
+    over = [Branches.of(d.full, d.without_text, d.without_images, options) for d in drawings]
+    canvas = Canvas.of(verbs.model, verbs.model.latent_grid(*shape), verbs.markers)
+    return Sheet(canvas, over, noises, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -19,6 +19,8 @@ from auto_interleaved.run.asks import (
     EncodeImage,
     Forget,
     NextStep,
+    NextSteps,
+    NextToken,
     ReadIds,
     ReadLatent,
     ReadVision,
@@ -26,6 +28,7 @@ from auto_interleaved.run.asks import (
     Work,
 )
 from inferencer import InterleaveInferencer
+from modeling.bagel.drawing import Branches
 from modeling.context import Context, draft, without
 from modeling.flow import FlowStep
 from modeling.kv_store import KVStore
@@ -64,6 +67,8 @@ class Forecast:
         match question:
             case ReadIds(ids=ids, context=context):
                 return self._longer(context, len(ids), len(ids)), 0
+            case NextToken(text=text):
+                return 0, self._longer(text.context, 1, 1)
             case ReadLatent(grid=grid, context=context):
                 return self._longer(context, self._block(grid), 1)
             case ReadVision(picture=picture, context=context):
@@ -75,7 +80,9 @@ class Forecast:
                 self._note(kept)
                 return kept
             case NextStep(drawing=drawing):
-                return self._step(drawing)
+                return self._steps([drawing])[0]
+            case NextSteps(drawing=drawings):
+                return self._steps(drawings.each)
             case DecodeImage(shape=(height, width)):
                 return Image.new("L", (width, height))
             case EncodeImage(picture=picture):
@@ -93,15 +100,15 @@ class Forecast:
         self._note([longer])
         return longer
 
-    def _step(self, drawing: Drawing) -> FlowStep:
-        """Open the draft of a drawing for a moment: the slots that it took stay there."""
-        count = self._block(self._inferencer.model.latent_grid(*drawing.shape))
-        guidance = (drawing.without_text, drawing.without_images)
-        options, empty = drawing.options, torch.empty(0)
-        needed = 0 if options.cfg_text_scale <= 1 else 1 if options.cfg_img_scale <= 1 else 2
-        with draft([drawing.full, *guidance[:needed]], count):
+    def _steps(self, drawings: Sequence[Drawing]) -> list[FlowStep]:
+        """Open the draft of drawings for a moment: the slots that it took stay there."""
+        count = self._block(self._inferencer.model.latent_grid(*drawings[0].shape))
+        options, empty = drawings[0].options, torch.empty(0)
+        over = [Branches.of(d.full, d.without_text, d.without_images, options) for d in drawings]
+        with draft([context for branches in over for context in branches.contexts], count):
             self._note([])
-        return FlowStep(index=1, num_steps=1, time=0.0, latent=empty, clean=empty)
+        step = FlowStep(index=1, num_steps=1, time=0.0, latent=empty, clean=empty)
+        return [step] * len(drawings)
 
     def _note(self, contexts: Iterable[Context]) -> None:
         self._stores.update(context.store for context in contexts)

@@ -28,8 +28,10 @@ from auto_interleaved.run.asks import (
     DecodeImage,
     Drawing,
     NextStep,
+    NextSteps,
     NextToken,
     ReadIds,
+    ReadLatent,
     Result,
     Work,
 )
@@ -99,6 +101,7 @@ class Spread:
         self._peers = peers
         self._direct = Direct(verbs)
         self._place = blake2b(digest_size=16)
+        self._drawn: set[int] = set()
         self._over = False
 
     def begun(self, options: GenerationOptions, prepare: Callable[[GenerationOptions], _T]) -> _T:
@@ -141,6 +144,8 @@ class Spread:
     def _answer(self, question: Ask[Any]) -> Any:
         if isinstance(question, NextStep):
             return self._next_step(question.drawing, question.changed)
+        if isinstance(question, NextSteps):  # each process computes all of them
+            self._met(_Word(kind="step"))
         answer = self._direct.answer(question)
         match question:
             case ReadIds(ids=ids):
@@ -148,7 +153,10 @@ class Spread:
             case NextToken():
                 self._note(answer[0])
             case DecodeImage(latent=latent):
+                self._drawn.add(_checksum(latent))
                 self._note("drawn", _checksum(latent))
+            case ReadLatent(latent=latent) if _checksum(latent) in self._drawn:
+                self._note("kept", _checksum(latent))  # of several candidates
         return answer
 
     def _next_step(self, drawing: Drawing, changed: Tensor | None) -> FlowStep:

@@ -52,6 +52,7 @@ ALIASES = {
 }
 SIDES = ("height", "width")
 AS_INPUT = "input"  # as an image_shape
+UNDERSTANDING: Literal["understanding"] = "understanding"  # as choose
 
 
 def option(default: T, check: Check) -> T:
@@ -111,6 +112,12 @@ class GenerationOptions:
         callback_on_step_end: called after each step of an image, by diffusers' convention.
         on_error: "return" what exists so far, or "raise".
         preview_every: steps between two previews of an image that is being drawn; 0 for none.
+        num_candidates: pictures drawn for each image, of which one is kept; at least 1.
+        choose: "understanding": by what the model itself answers to whether a picture shows the
+            nearest text before it; or a function of the pictures and that text, which returns the
+            number of the one to keep.
+        independent_images: images that the prompt asks for are drawn together, each over what the
+            prompt itself says before it, and see no other one.
         split_special_tokens: take special tokens in the prompt for plain characters.
 
     Raises:
@@ -159,6 +166,12 @@ class GenerationOptions:
     on_error: OnError = option("return", choice(*get_args(OnError)))
     preview_every: int = option(0, integer(minimum=0, hint="0 is no preview"))
     split_special_tokens: bool = option(False, flag)
+    num_candidates: int = option(1, integer(minimum=1, hint="1 is the image alone"))
+    choose: Callable[..., Any] | Literal["understanding"] = option(
+        UNDERSTANDING,
+        word_or(UNDERSTANDING, function(2, f'it takes (images, text); or give "{UNDERSTANDING}"')),
+    )
+    independent_images: bool = option(False, flag)
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -179,6 +192,14 @@ class GenerationOptions:
             raise ValueError(
                 f"seed and generator must not be given together, got seed={shown(self.seed)}; "
                 "leave one of them out"
+            )
+
+        several = self.num_candidates > 1 or self.independent_images
+        if several and self.callback_on_step_end is not None:
+            given = "independent_images" if self.num_candidates == 1 else "num_candidates"
+            raise ValueError(
+                f"callback_on_step_end must not be given with {given}={getattr(self, given)}, as "
+                "it is shown one image at a time; leave one of them out"
             )
 
     @property

@@ -51,6 +51,11 @@ _RULES = (
         because=f"while num_timesteps is at most {_FULL_EVALUATIONS + 1}",
     ),
     _Rule(
+        names=("choose",),
+        holds=lambda options: options.num_candidates == 1,
+        because="while num_candidates is 1",
+    ),
+    _Rule(
         names=("preview_every",),
         holds=lambda options: options.preview_every >= options.num_timesteps,
         because="while an image has fewer steps, num_timesteps less one",

@@ -15,7 +15,7 @@ from torch import Tensor
 MAX_SEED = 2**64 - 1  # the largest that torch's generators take
 ANY_SEED = -1
 
-_TEXT, _IMAGE, _TURN = 0, 1, 2
+_TEXT, _IMAGE, _TURN, _CANDIDATE = 0, 1, 2, 3
 _STATE = "state:"
 _STATE_BYTES = 2**16  # many times what a generator's state takes
 
@@ -133,15 +133,20 @@ class Randomness:
             return self._given
         return str(RandomState.of(self._generator, device))
 
-    def image_seed(self, index: int) -> int | None:
-        """Return the seed of the run's image number `index`; None without a seed."""
+    def image_seed(self, index: int, candidate: int = 0) -> int | None:
+        """Return the seed of the run's image number `index`; None without a seed.
+
+        The first of several candidates has the seed that the image has without others.
+        """
+        if self._seed is not None and candidate:
+            return derive_seed(self._seed, _CANDIDATE, index, candidate)
         if self._seed is None or index == 0:
             return self._seed
         return derive_seed(self._seed, _IMAGE, index)
 
-    def for_image(self, index: int) -> torch.Generator | None:
+    def for_image(self, index: int, candidate: int = 0) -> torch.Generator | None:
         """Return the generator of an image's noise, on the CPU."""
-        seed = self.image_seed(index)
+        seed = self.image_seed(index, candidate)
         return self._generator if seed is None else torch.Generator("cpu").manual_seed(seed)
 
     def for_texts(self, device: torch.device) -> torch.Generator | None:

@@ -57,10 +57,17 @@ class ReadLatent(Ask[Context]):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ReadVision(Ask[Context]):
-    """Read an RGB image through the vision encoder."""
+    """Read an RGB image through the vision encoder.
+
+    Attributes:
+        picture: the image.
+        context: what it is read after.
+        passing: whether it is looked at and forgotten, so that no other prompt begins with it.
+    """
 
     picture: Image.Image
     context: Context
+    passing: bool = False
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -155,6 +162,33 @@ class Drawing(Job):
     generator: torch.Generator | None = None
 
 
+@dataclass(eq=False, kw_only=True)
+class Drawings(Job):
+    """Images to be drawn together, in one draft of all their contexts.
+
+    Attributes:
+        each: one at least; of one shape, and with the same options.
+    """
+
+    each: Sequence[Drawing]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.each[0].shape
+
+    @property
+    def options(self) -> ImageOptions:
+        """Times and guidance."""
+        return self.each[0].options
+
+    def close(self) -> None:
+        """End all of them."""
+        super().close()
+        for drawing in self.each:
+            drawing.close()
+
+
 @dataclass(frozen=True, eq=False)
 class NextStep(Ask[FlowStep]):
     """The next step of a drawing, the last one of which has `index == num_steps`.
@@ -166,3 +200,10 @@ class NextStep(Ask[FlowStep]):
 
     drawing: Drawing
     changed: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class NextSteps(Ask[list[FlowStep]]):
+    """The next step of each of several drawings."""
+
+    drawing: Drawings

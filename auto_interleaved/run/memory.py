@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
 from dataclasses import replace
 
 import torch
@@ -14,11 +13,14 @@ from PIL import Image
 from auto_interleaved.drivers.forecast import Forecast
 from auto_interleaved.options.generation import GenerationOptions
 from auto_interleaved.options.sizes import Size, read_size
-from auto_interleaved.run.asks import NextStep, ReadIds, Work, ask
+from auto_interleaved.run.apart import ReadInput
+from auto_interleaved.run.asks import ReadIds, Work, ask
 from auto_interleaved.run.contexts import Contexts, Reader, ReadImage, empty_contexts
 from auto_interleaved.run.expectations import TEXT_POSITIONS
 from auto_interleaved.run.painter import BLANK, Painter
+from auto_interleaved.run.piece import Place
 from auto_interleaved.run.standing import Standing
+from data.prompts import ImageInput
 from inferencer import InterleaveInferencer
 from modeling.bagel import Bagel
 from modeling.context import Context
@@ -141,15 +143,39 @@ class Budget:
         """Reading an image of the caller's, of (width, height)."""
         return lambda contexts: self._see(contexts, self._encoded(size), drawn=False)
 
-    def drawing(self, shape: tuple[int, int]) -> Step:
-        """Drawing an image of (height, width), and reading it."""
-        size = shape[1], shape[0]
-        seen = size if self._options.image_feedback == "latent" else self._encoded(size)
+    def drawing(self, shape: tuple[int, int], text: str | None = None) -> Step:
+        """Drawing an image of (height, width), and reading it.
+
+        Args:
+            shape: in pixels.
+            text: what it is to show; None where that is not known.
+        """
+        read = self.drawn(shape)
 
         def step(contexts: Contexts) -> Work[Contexts]:
-            with closing(self._painter.begin(contexts, shape)) as drawing:
-                yield from ask(NextStep(drawing))
-            return (yield from self._see(contexts, seen, drawn=True))
+            place = Place(contexts=contexts, shape=shape, text=text)
+            yield from self._foretold([place])
+            return (yield from read(contexts))
+
+        return step
+
+    def drawn(self, shape: tuple[int, int]) -> Step:
+        """Reading an image of (height, width) that was drawn."""
+        size = shape[1], shape[0]
+        seen = size if self._options.image_feedback == "latent" else self._encoded(size)
+        return lambda contexts: self._see(contexts, seen, drawn=True)
+
+    def apart(self, find: Callable[[Contexts, ReadInput], Work[list[Place]]]) -> Step:
+        """Drawing all images that a prompt asks for together, each over the prompt alone.
+
+        Args:
+            find: returns where they are to stand; it takes contexts, and what an image of the
+                caller's is read as.
+        """
+
+        def step(contexts: Contexts) -> Work[Contexts]:
+            yield from self._foretold((yield from find(contexts, self._sketched)))
+            return contexts
 
         return step
 
@@ -168,6 +194,13 @@ class Budget:
             return (yield from keep(contexts, ids, after))
 
         return step
+
+    def _foretold(self, places: Sequence[Place]) -> Work[None]:
+        return self._painter.foretell(places, longest=self._options.max_text_length)
+
+    def _sketched(self, part: ImageInput) -> Work[ReadImage]:
+        return self._sketch(self._encoded(part.image.size), drawn=False)
+        yield  # it has nothing to ask
 
     def _see(self, contexts: Contexts, size: Size, *, drawn: bool) -> Work[Contexts]:
         return self._reader.see(contexts, self._sketch(size, drawn=drawn))

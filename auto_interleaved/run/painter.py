@@ -1,12 +1,12 @@
-"""Drawing one image: steps become events, previews and bars; the result waits to be read."""
+"""Drawing images: steps become events, previews and bars; the results wait to be read."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from itertools import groupby
 
 import torch
 from PIL import Image
@@ -18,20 +18,23 @@ from auto_interleaved.run.asks import (
     DecodeImage,
     DecodePreview,
     Drawing,
+    Drawings,
     EncodeImage,
     NextStep,
+    NextSteps,
     Work,
     ask,
 )
-from auto_interleaved.run.contexts import Contexts, ReadImage
+from auto_interleaved.run.choosing import Chooser
+from auto_interleaved.run.contexts import ReadImage
+from auto_interleaved.run.piece import Answers, Piece, Place, changed_latent, resized
 from auto_interleaved.run.progress import Progress
 from auto_interleaved.run.record import RunRecord
-from data.output import Segment
 from data.output.events import ImageDone, ImagePreview, ImageStarted, ImageStep
-from data.output.segments import describe_error
+from data.understanding import Understanding
 from inferencer import InterleaveInferencer
 from modeling.flow import FlowStep, schedule
-from modeling.numbers import NotANumberError, all_numbers
+from modeling.numbers import all_numbers
 
 BLANK = 1, 1  # (width, height): the transforms make it as small as images can be
 
@@ -45,6 +48,7 @@ class Painter:
         randomness: where noise comes from.
         progress: the bars.
         record: where the segments go.
+        understanding: how the model is asked which candidate is the best.
     """
 
     def __init__(  # noqa: PLR0913 - one collaborator each
@@ -54,44 +58,74 @@ class Painter:
         randomness: Randomness,
         progress: Progress,
         record: RunRecord,
+        understanding: Understanding | None = None,
     ) -> None:
         self._inferencer = inferencer
+        self._count = options.num_candidates
+        self._chooser = Chooser(inferencer, options.choose, understanding or Understanding())
         self._options = options
         self._randomness = randomness
         self._progress = progress
         self._record = record
 
-    def draw(
-        self, contexts: Contexts, shape: tuple[int, int], size: tuple[int, int] | None = None
-    ) -> Work[ReadImage]:
-        """Draw an image of (height, width) and return it.
+    def draw(self, place: Place) -> Work[ReadImage]:
+        """Draw an image, put it in its place in the record, and return it."""
+        [image] = yield from self.draw_together([place])
+        self._record.place_image()
+        return image
 
-        Shown and recorded it is resized to a size (width, height), if one is given.
+    def draw_together(self, places: Sequence[Place]) -> Work[list[ReadImage]]:
+        """Draw images that need not see one another; those of one size go together.
 
-        A failure leaves a segment that says so, and goes on to the caller.
+        In the record they wait for `place_image`. A failure leaves segments that say so, and goes
+        on to the caller.
         """
-        index = self._record.num_images
-        seed = self._randomness.image_seed(index)
-        segment = Segment(
-            kind="image", role="generated", seed=seed, size=shape, error="interrupted"
-        )
+        images: list[ReadImage] = []
+        for _, group in groupby(places, lambda place: place.shape):
+            images += yield from self._draw_group(list(group))
+        return images
+
+    def foretell(self, places: Sequence[Place], *, longest: int) -> Work[None]:
+        """Do what drawing does to memory; a text that nobody knows has so many ids at most."""
+        for (height, width), together in groupby(places, lambda place: place.shape):
+            group = list(together)
+            with closing(self._begun(group, [None] * len(group) * self._count)) as drawings:
+                yield from self._next(drawings)
+            for place in group:
+                picture = Image.new("L", (width, height))
+                yield from self._chooser.foretold(picture, self._count, place.text, longest)
+
+    def _draw_group(self, places: Sequence[Place]) -> Work[list[ReadImage]]:
+        first = self._record.num_images
+        pieces = [self._piece(first + number, place) for number, place in enumerate(places)]
         started = time.perf_counter()
-        self._record.pending = lambda: segment
+        self._record.waiting += [piece.told for piece in pieces]
         try:
-            yield ImageStarted(index=index, height=shape[0], width=shape[1], seed=seed)
-            with _Answers(index) as answers:
-                latent = yield from self._sample(contexts, index, shape, answers)
-                picture = yield from ask(DecodeImage(latent=latent, shape=shape))
-            segment = replace(segment, image=_resized(picture, size), error=None)
-        except Exception as error:
-            segment = replace(segment, error=describe_error(error))
+            for piece in pieces:
+                height, width = piece.shape
+                seed = piece.seeds[0]
+                yield ImageStarted(index=piece.index, height=height, width=width, seed=seed)
+            images = yield from self._finished(pieces, places)
+        except BaseException as error:
+            for piece in pieces:
+                piece.end(started, error)
+            self._record.place_images()
             raise
-        finally:
-            self._record.pending = None
-            self._record.segments.append(replace(segment, seconds=time.perf_counter() - started))
-        yield ImageDone(index=index, segment=self._record.segments[-1])
-        grid = self._inferencer.model.latent_grid(*shape)
-        return ReadImage(picture=picture, latent=latent, grid=grid, drawn=True)
+        for piece in pieces:
+            piece.end(started)
+        for piece in pieces:
+            yield ImageDone(index=piece.index, segment=piece.told()[0])
+        return images
+
+    def _finished(self, pieces: Sequence[Piece], places: Sequence[Place]) -> Work[list[ReadImage]]:
+        """Sample the candidates of all, decode and choose."""
+        with pieces[0].answers:
+            latents = yield from self._sample(pieces, places)
+        images = []
+        for piece, own in zip(pieces, latents, strict=True):
+            with piece.answers:
+                images.append((yield from self._finish(piece, own)))
+        return images
 
     def feed_back(self, image: ReadImage) -> Work[ReadImage]:
         """Return a drawn image as it is to be read."""
@@ -101,43 +135,80 @@ class Painter:
         latent, grid = yield from ask(EncodeImage(picture=picture))
         return replace(image, picture=picture, latent=latent, grid=grid)
 
-    def begin(
-        self, contexts: Contexts, shape: tuple[int, int], generator: Generator | None = None
-    ) -> Drawing:
-        """Return the drawing of an image over contexts, with noise from a generator."""
-        return Drawing(
-            shape=shape,
-            full=contexts.full,
-            without_text=contexts.without_text,
-            without_images=contexts.without_images,
-            options=self._options.image_options(),
-            generator=generator,
+    def _piece(self, index: int, place: Place) -> Piece:
+        seeds = [self._randomness.image_seed(index, number) for number in range(self._count)]
+        return Piece(index, place, seeds)
+
+    def _begun(self, places: Sequence[Place], generators: Sequence[Generator | None]) -> Drawings:
+        """Return drawings for each place, as many as there are candidates."""
+        options = self._options.image_options()
+        repeated = [place for place in places for _ in range(self._count)]
+        return Drawings(
+            each=[
+                Drawing(
+                    shape=place.shape,
+                    full=place.contexts.full,
+                    without_text=place.contexts.without_text,
+                    without_images=place.contexts.without_images,
+                    options=options,
+                    generator=generator,
+                )
+                for place, generator in zip(repeated, generators, strict=True)
+            ]
         )
 
-    def _sample(
-        self, contexts: Contexts, index: int, shape: tuple[int, int], answers: _Answers
-    ) -> Work[Tensor]:
-        options = self._options
+    @staticmethod
+    def _next(drawings: Drawings, changed: Tensor | None = None) -> Work[list[FlowStep]]:
+        """Take a step of all; what is changed is a single one."""
+        if len(drawings.each) == 1:
+            return [(yield from ask(NextStep(drawings.each[0], changed)))]
+        return (yield from ask(NextSteps(drawings)))
+
+    def _sample(self, pieces: Sequence[Piece], places: Sequence[Place]) -> Work[list[list[Tensor]]]:
+        """Return the latents of each image's candidates."""
+        options, count = self._options, self._count
         num_steps = options.num_timesteps - 1
         every = options.preview_every or num_steps + 1
-        changed, generator = None, self._randomness.for_image(index)
+        generators = [
+            self._randomness.for_image(piece.index, number)
+            for piece in pieces
+            for number in range(count)
+        ]
+        changed = None
         with (
-            self._progress.image(index, num_steps) as bar,
-            closing(self.begin(contexts, shape, generator)) as drawing,
+            self._progress.image(pieces[0].index, num_steps) as bar,
+            closing(self._begun(places, generators)) as drawings,
         ):
             for number in range(1, num_steps + 1):
-                step = yield from ask(NextStep(drawing, changed))
-                changed = self._call_back(answers, step)
-                latent = step.latent if changed is None else changed
+                steps = yield from self._next(drawings, changed)
+                changed = self._call_back(pieces[0].answers, steps[0])
+                latents = [step.latent for step in steps] if changed is None else [changed]
                 bar.update()
-                yield ImageStep(index=index, step=number, num_steps=num_steps)
+                for piece in pieces:
+                    yield ImageStep(index=piece.index, step=number, num_steps=num_steps)
                 if number % every == 0:
-                    preview = yield from ask(DecodePreview(latent=step.clean, shape=shape))
-                    yield ImagePreview(index=index, step=number, image=preview)
-        self._progress.image_done()
-        return latent
+                    for piece, step in zip(pieces, steps[::count], strict=True):
+                        yield (yield from self._preview(piece, step.clean, number))
+        for _ in pieces:
+            self._progress.image_done()
+        return [latents[first : first + count] for first in range(0, len(latents), count)]
 
-    def _call_back(self, answers: _Answers, step: FlowStep) -> Tensor | None:
+    def _preview(self, piece: Piece, clean: Tensor, number: int) -> Work[ImagePreview]:
+        preview = yield from ask(DecodePreview(latent=clean, shape=piece.shape))
+        return ImagePreview(index=piece.index, step=number, image=preview)
+
+    def _finish(self, piece: Piece, latents: Sequence[Tensor]) -> Work[ReadImage]:
+        """Decode the candidates of an image, and choose one."""
+        pictures: list[Image.Image] = []
+        for latent in latents:
+            pictures.append((yield from ask(DecodeImage(latent=latent, shape=piece.shape))))
+            piece.pictures.append(resized(pictures[-1], piece.size))
+        chosen = yield from self._chooser.chosen(pictures, piece.text or "")
+        piece.chosen = chosen
+        grid = self._inferencer.model.latent_grid(*piece.shape)
+        return ReadImage(picture=pictures[chosen], latent=latents[chosen], grid=grid, drawn=True)
+
+    def _call_back(self, answers: Answers, step: FlowStep) -> Tensor | None:
         """Show a step to the caller, in diffusers' convention; return what it changed."""
         options = self._options
         if options.callback_on_step_end is None:
@@ -148,45 +219,10 @@ class Painter:
         answer = options.callback_on_step_end(
             self._inferencer, index, time, {"latents": step.latent}
         )
-        changed = _changed_latent(answer, step.latent)
+        changed = changed_latent(answer, step.latent)
         # It may also have written into what it was shown.
         answers.note(shown, all_numbers(step.latent if changed is None else changed))
         return changed
-
-
-class _Answers:
-    """Knows after which step the callback made an image's latents nan or inf, if it did.
-
-    It is asked where the image turns out not to be made of numbers, and says so in the error, with
-    the image's number. Until then nobody waits for what it notes.
-
-    Args:
-        index: of the image.
-    """
-
-    def __init__(self, index: int) -> None:
-        self._image = f"image {index + 1}"
-        self._noted: list[tuple[Tensor, Tensor]] = []
-
-    def note(self, before: Tensor, after: Tensor) -> None:
-        """Take whether latents were all numbers before and after a call."""
-        self._noted.append((before, after))
-
-    def __enter__(self) -> _Answers:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, frames: object) -> None:
-        if not issubclass(type(error), NotANumberError):  # a caller's error may lie about its class
-            return
-        assert isinstance(error, NotANumberError)
-        for step, (before, after) in enumerate(self._noted):
-            if before and not after:
-                what = f"what callback_on_step_end returned at step {step} of {self._image}"
-                advice = "it must return latents that are all finite numbers, or None"
-                raise NotANumberError(what, advice) from None
-            if not before:
-                break
-        raise NotANumberError(f"{error.what} of {self._image}", error.advice) from None
 
 
 def blank_image(*, seen: bool) -> Work[ReadImage]:
@@ -203,33 +239,3 @@ def blank_image(*, seen: bool) -> Work[ReadImage]:
     if not seen:
         latent, grid = yield from ask(EncodeImage(picture=picture))
     return ReadImage(picture=picture, latent=latent, grid=grid, drawn=True)
-
-
-def _resized(picture: Image.Image, size: tuple[int, int] | None) -> Image.Image:
-    if size is None or size == picture.size:
-        return picture
-    return picture.resize(size, Image.Resampling.LANCZOS)
-
-
-def _changed_latent(answer: Any, latent: Tensor) -> Tensor | None:
-    """Return the latents that a callback wants instead; None where it changes nothing."""
-    if answer is None:
-        return None
-    if not isinstance(answer, Mapping):
-        raise TypeError(
-            'callback_on_step_end must return None or a dictionary, such as {"latents": latents}; '
-            f"got {type(answer).__name__}"
-        )
-    changed = answer.get("latents")
-    if changed is None:
-        return None
-    is_latent = isinstance(changed, Tensor) and changed.is_floating_point()
-    if not is_latent or changed.shape != latent.shape:
-        given = type(changed).__name__
-        if isinstance(changed, Tensor):
-            given = f"{changed.dtype} of shape {tuple(changed.shape)}"
-        raise ValueError(
-            f"callback_on_step_end must return latents of shape {tuple(latent.shape)} in floating "
-            f"point, as they were shown to it; got {given}"
-        )
-    return changed.detach()

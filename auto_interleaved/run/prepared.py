@@ -9,12 +9,14 @@ from typing import Any
 from auto_interleaved.options.generation import GenerationOptions
 from auto_interleaved.options.sizes import check_sizes
 from auto_interleaved.run.asks import Work
-from auto_interleaved.run.engine import Run, Setting
+from auto_interleaved.run.engine import Run
 from auto_interleaved.run.record import GenerationError, RunRecord
+from auto_interleaved.run.setting import Setting
 from auto_interleaved.run.standing import Standing
 from data.output.events import Finished
 from data.prompts import Prompt, PromptPart, parse_prompt
 from data.protocols import Protocol, find_protocol
+from data.understanding import Understanding
 from inferencer import InterleaveInferencer
 
 
@@ -97,6 +99,7 @@ def prepare(
     options: GenerationOptions,
     *,
     protocol: Protocol,
+    understanding: Understanding,
     progress: Mapping[str, Any],
     start: Standing | None = None,
 ) -> Prepared:
@@ -107,6 +110,7 @@ def prepare(
         prompt: in any form.
         options: of the run.
         protocol: the checkpoint's own, where the options name none.
+        understanding: how the model is asked whether a picture shows a text.
         progress: keyword arguments for tqdm.
         start: where the run begins, if not with nothing.
 
@@ -121,6 +125,7 @@ def prepare(
         protocol=protocol,
         image_shape=inferencer.image_shape,
         progress=progress,
+        understanding=understanding,
     )
     parts = parse_prompt(prompt, split_special_tokens=options.split_special_tokens)
     earlier = None if start is None else start.input_size

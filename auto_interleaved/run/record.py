@@ -49,6 +49,8 @@ class RunRecord:
         config: the settings of the run, in plain values: nothing of the caller's is kept.
         segments: what was read and made, in order.
         pending: returns what there is of the segment that is being made; None between two.
+        waiting: images that are made, or being made, and not yet in their places: each returns
+            what there is of it and of its candidates.
         seed: what, given as a seed, repeats the run; None before it has begun.
         begun: whether the run's first event was asked for.
         result: what the run returned; None until it is over.
@@ -57,6 +59,7 @@ class RunRecord:
     config: Mapping[str, Any]
     segments: list[Segment] = field(default_factory=list)
     pending: Callable[[], Segment] | None = None
+    waiting: list[Callable[[], list[Segment]]] = field(default_factory=list)
     prompt_tokens: int = 0
     image_tokens: int = 0
     seed: Seed | None = None
@@ -116,9 +119,26 @@ class RunRecord:
             config=self.config if self.seed is None else {**self.config, "seed": self.seed},
         )
 
+    def place_image(self) -> None:
+        """Put the first of the images that wait in its place, which is after everything so far."""
+        self.segments += self.waiting.pop(0)()
+
+    def place_images(self) -> None:
+        """Put all that wait there: nothing comes between them any more."""
+        while self.waiting:
+            self.place_image()
+
+    @property
+    def last_text(self) -> str:
+        """The last text that was read or written and says anything; "" if there is none."""
+        said = (s.text for s in reversed(self.segments) if s.kind == "text" and s.role != "thought")
+        return next((text.strip() for text in said if text and text.strip()), "")
+
     def _so_far(self) -> list[Segment]:
         """Return all segments, with what there is of the one that is being made."""
-        return [*self.segments, *([] if self.pending is None else [self.pending()])]
+        pending = [] if self.pending is None else [self.pending()]
+        waiting = (segment for told in self.waiting for segment in told())
+        return [*self.segments, *waiting, *pending]
 
     def _made(self, kind: SegmentKind, role: SegmentRole) -> list[Segment]:
         return [

@@ -22,7 +22,7 @@ from modeling.bagel import Bagel
 
 FORMAT = "auto-interleaved-session"
 VERSION = 1
-_OBJECTS = ("logits_processor", "callback_on_step_end", "generator")
+_OBJECTS = ("logits_processor", "callback_on_step_end", "choose", "generator")
 
 
 def sizes_of(model: Bagel) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,11 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from auto_interleaved.drivers.direct import Direct
-from auto_interleaved.options.generation import GenerationOptions, changed_options, make_options
+from auto_interleaved.options.generation import (
+    GenerationOptions,
+    changed_options,
+    make_options,
+)
 from auto_interleaved.run.asks import Result, Work
 from auto_interleaved.run.contexts import empty_contexts
 from auto_interleaved.run.standing import read_again
@@ -102,9 +106,10 @@ def load_session(
         needed -= {"generator"}
     if needed:
         names = sorted(needed)
+        [default] = [o.default for o in fields(GenerationOptions) if o.name == names[0]]
         raise ValueError(
             f"the session in {path} was saved with {', '.join(names)}, which no file holds; "
-            f"give it again, or None: load_session(path, {names[0]}=...)"
+            f"give it again, or {default!r}: load_session(path, {names[0]}=...)"
         )
     with _naming(path):
         options = make_options(saved.options)

@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping
 from data.protocols import PROTOCOLS, EveryText, Marker, Protocol, Sampled
 
 # Functions and generators cannot be typed in, and a terminal has no room for previews.
-FOR_PROGRAMS_ONLY = ("logits_processor", "generator", "callback_on_step_end", "preview_every")
+FOR_PROGRAMS_ONLY = (
+    "logits_processor",
+    "generator",
+    "callback_on_step_end",
+    "preview_every",
+    "choose",
+)
 
 # Every other field of GenerationOptions, by the group of the help text that it stands in.
 OPTIONS: Mapping[str, Mapping[str, str]] = {
@@ -43,6 +49,10 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "image_memory": "what pictures older than the newest leave in the model's memory: all of "
         "themselves, what it saw of them (vision), or the text alone; less is faster, and it "
         "forgets what they looked like",
+        "num_candidates": "draw so many pictures in each place, and keep the one of which the "
+        "model itself says most surely that it shows the text",
+        "independent_images": "draw the pictures that the prompt asks for together; they do not "
+        "see one another",
         "enable_taylorseer": "guess two of three steps: faster, and pictures come out a bit "
         "different",
     },

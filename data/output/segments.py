@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 SegmentKind = Literal["text", "image"]
-SegmentRole = Literal["prompt", "generated", "thought"]
+SegmentRole = Literal["prompt", "generated", "thought", "candidate"]
 FinishReason = Literal[
     "stop",
     "length",
@@ -45,7 +45,8 @@ class Segment:
     Attributes:
         kind: "text" or "image".
         role: "prompt" for what the caller gave (a protocol's own system prompt belongs to the
-            configuration), "generated" for what the model made, "thought" for its planning.
+            configuration), "generated" for what the model made, "thought" for its planning,
+            "candidate" for pictures that were not chosen: they follow the one that was.
         text: The text of a text segment, without control tokens; may be empty.
         image: The picture of an image segment, kept without the metadata of its file (a photo
             tells where it was taken); absent only where `error` says why.

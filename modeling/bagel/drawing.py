@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,46 +84,80 @@ def paint(
     options: ImageOptions,
 ) -> Generator[FlowStep, Tensor | None, None]:
     """Sample the latent tokens of one image on a canvas; see `draw`."""
+    over = Branches.of(full, without_text, without_images, options)
+    with draft(over.contexts, canvas.num_tokens) as tails:
+        yield from follow(canvas, tails, over.places, noise, options)
+
+
+def follow(
+    canvas: Canvas,
+    tails: Sequence[Tail],
+    branches: Sequence[int],
+    noise: Tensor,
+    options: ImageOptions,
+) -> Generator[FlowStep, Tensor | None, None]:
+    """Sample the latent tokens of one image in an open draft.
+
+    Nothing but keys and values stands in the draft, and each evaluation writes its own anew: others
+    may use it between two steps.
+
+    Args:
+        canvas: what is drawn on.
+        tails: where the contexts of the image's `Branches` are written.
+        branches: their places.
+        noise: (latent tokens, patch values).
+        options: times and guidance.
+    """
     model = canvas.model
-    contexts, branches = branches_of(full, without_text, without_images, options)
     noise = noise.to(model.device, torch.float32)
     times = schedule(options.num_timesteps, options.timestep_shift)
-    with draft(contexts, canvas.num_tokens) as tails:
-        plain, guided = _evaluations(canvas, tails, branches, options)
-        num_guided = sum(map(options.guided, times[:-1]))
-        repeats = not options.enable_taylorseer  # which counts its calls
-        without = steady(model, plain, noise, repeats * (len(times) - 1 - num_guided))
-        with_guidance = steady(model, guided, noise, repeats * num_guided)
+    plain, guided = _evaluations(canvas, tails, branches, options)
+    num_guided = sum(map(options.guided, times[:-1]))
+    repeats = not options.enable_taylorseer  # which counts its calls
+    without = steady(model, plain, noise, repeats * (len(times) - 1 - num_guided))
+    with_guidance = steady(model, guided, noise, repeats * num_guided)
 
-        def velocity(latent: Tensor, time: float) -> Tensor:
-            return (with_guidance if options.guided(time) else without)(latent, time)
+    def velocity(latent: Tensor, time: float) -> Tensor:
+        return (with_guidance if options.guided(time) else without)(latent, time)
 
-        yield from integrate(velocity, noise, times)
+    yield from integrate(velocity, noise, times)
 
 
-def branches_of(
-    full: Context,
-    without_text: Context | None,
-    without_images: Context | None,
-    options: ImageOptions,
-) -> tuple[list[Context], list[int]]:
-    """Return the contexts to compute, equal ones once and the full one first.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Branches:
+    """What one image is drawn over.
 
-    Returns:
-        The contexts; and which of them is full, which without text and which without images, as
-        far as the guidance needs them.
-
-    Raises:
-        ValueError: if a context is missing that the guidance needs.
+    Attributes:
+        contexts: that are computed; the full one comes first.
+        places: which of them is full, which without text and which without images, as far as
+            guidance needs them.
     """
-    others = guidance_contexts(without_text, without_images, options)
-    contexts = list(dict.fromkeys([full, *others]))
-    first = 0
-    if options.enable_taylorseer and options.cfg_interval[1] < 1:
-        # A guidance branch counts its own evaluations, and begins later than the full one.
-        contexts = [full, *dict.fromkeys(others)]
-        first = 1
-    return contexts, [0, *(contexts.index(context, first) for context in others)]
+
+    contexts: Sequence[Context]
+    places: Sequence[int]
+
+    @classmethod
+    def of(
+        cls,
+        full: Context,
+        without_text: Context | None,
+        without_images: Context | None,
+        options: ImageOptions,
+    ) -> Branches:
+        """Arrange contexts; those that are equal are computed once.
+
+        Raises:
+            ValueError: if a context is missing that the guidance needs.
+        """
+        others = guidance_contexts(without_text, without_images, options)
+        contexts = list(dict.fromkeys([full, *others]))
+        first = 0
+        if options.enable_taylorseer and options.cfg_interval[1] < 1:
+            # A guidance branch counts its own evaluations, and begins later than the full one.
+            contexts = [full, *dict.fromkeys(others)]
+            first = 1
+        places = [0, *(contexts.index(context, first) for context in others)]
+        return cls(contexts=contexts, places=places)
 
 
 def guidance_contexts(

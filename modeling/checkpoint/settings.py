@@ -49,6 +49,8 @@ _KINDS: Mapping[str, Kind] = {
     "vit_transform": _TRANSFORM,
     "dtype": one_of(DTYPES),
     "protocol": one_of(PROTOCOLS),
+    "understanding.question": TEXT,
+    "understanding.about": TEXT,
     "image_shape": counts(2, "[height, width] in pixels", _MAX_PIXELS),
 }
 
@@ -58,15 +60,16 @@ def read_settings(path: Path, overrides: Mapping[str, Any] | None) -> dict[str, 
 
     Args:
         path: the file; most checkpoints have none.
-        overrides: the same keys as in the file; inside "bagel" and "autoencoder", key by key.
+        overrides: the same keys as in the file; inside its sections key by key.
 
     Returns:
         The settings that are given, in the file's structure:
         `{"bagel": {"latent_patch_size", "max_latent_size", "vit_max_num_patch_per_side",
         "connector_act", "interpolate_pos", "timestep_shift"}, "autoencoder": {"scale_factor",
         "shift_factor"}, "vae_transform": [largest side, smallest side, stride], "vit_transform":
-        the same, "dtype": name, "protocol": name, "image_shape": [height, width]}`, each key
-        optional. The dtype is the one to compute in where the caller does not say.
+        the same, "dtype": name, "protocol": name, "image_shape": [height, width],
+        "understanding": {"question", "about"}, see `data.understanding`}`, each key optional. The
+        dtype is the one to compute in where the caller does not say.
 
     Raises:
         ValueError: the file is broken, a key is unknown, or a value not of its kind.

@@ -1,13 +1,14 @@
 """Many prompts at once: tokens a second and stories a minute, beside one after another.
 
 python -m benchmarks.batch --model bundled
-python -m benchmarks.batch --model mid
+python -m benchmarks.batch --model mid --writing
 python -m benchmarks.batch --model 7b --device cuda --dtype bfloat16
 
 Writing: greedy tokens of so many texts, each after a context of its own, as rows of one forward and
 one text after another. Stories: whole runs with pictures by `generate_batch` and one run after
-another; protocol every-block for random weights. Both ways take turns in one loop. `--runs` instead
-runs so many short stories through one batch after another and tells what the process holds.
+another; protocol every-block for random weights; `--writing` leaves them out. Both ways take turns
+in one loop. `--runs` instead runs so many short stories through one batch after another and tells
+what the process holds.
 """
 
 from __future__ import annotations
@@ -150,6 +151,7 @@ def main() -> None:
     """Print the tables."""
     command_line = parser(__doc__, repeats=3)
     command_line.add_argument("--timesteps", type=int, default=20, help="default: %(default)s")
+    command_line.add_argument("--writing", action="store_true", help="no stories")
     command_line.add_argument("--runs", type=int, help="short stories to tell, for memory alone")
     arguments = command_line.parse_args()
     inferencer = build(arguments.model, arguments.device, arguments.dtype)
@@ -160,38 +162,21 @@ def main() -> None:
         print(title)
         held_after(inferencer, options | {"max_images": 1}, arguments.runs)
         return
+    print(title)
+    columns = ("prompts", "at once", "one by one", "gain")
     writing = measure_writing(inferencer, arguments.repeats)
-    stories = measure_stories(inferencer, options, arguments.repeats)
-    show(
-        f"{title}\nTexts of {TOKENS} tokens after contexts of {CONTEXT}, stories at "
-        f"{arguments.timesteps} points; median of {arguments.repeats} runs:\n",
-        (
-            "prompts",
-            "tokens/s, at once",
-            "one by one",
-            "gain",
-            "stories/min, at once",
-            "one by one",
-            "gain",
-        ),
-        [
-            (
-                w.prompts,
-                w.prompts * TOKENS / w.together,
-                w.prompts * TOKENS / w.apart,
-                w.gain,
-                60 * s.prompts / s.together,
-                60 * s.prompts / s.apart,
-                s.gain,
-            )
-            for w, s in zip(writing, stories, strict=True)
-        ],
-    )
-    print(
-        judge("tokens a second at 16 rows over one by one (mid size)", writing[-1].gain, least=5),
-        judge("stories a minute at 16 over one by one (bundled)", stories[-1].gain, least=4),
-        sep="\n",
-    )
+    rows = [_row(cost, cost.prompts * TOKENS) for cost in writing]
+    show(f"Tokens a second, texts of {TOKENS} after contexts of {CONTEXT}:\n", columns, rows)
+    print(judge("16 rows over one by one", writing[-1].gain, least=5), end="\n\n")
+    if not arguments.writing:
+        stories = measure_stories(inferencer, options, arguments.repeats)
+        rows = [_row(cost, 60 * cost.prompts) for cost in stories]
+        show(f"Stories a minute, {arguments.timesteps} points an image:\n", columns, rows)
+        print(judge("16 stories over one by one", stories[-1].gain, least=4))
+
+
+def _row(cost: Cost, what: float) -> tuple[float, ...]:
+    return cost.prompts, what / cost.together, what / cost.apart, cost.gain
 
 
 if __name__ == "__main__":

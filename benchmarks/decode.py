@@ -12,6 +12,7 @@ bandwidth of the device, measured in this run. Everything takes turns in one loo
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -193,15 +194,21 @@ def verdicts(costs: list[Cost]) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Print the table."""
-    command_line = parser(__doc__, repeats=5)
+def asked_for(description: str | None) -> tuple[Namespace, Bagel, list[int]]:
+    """Read the command line of a measurement of tokens; build its model, find its contexts."""
+    command_line = parser(description, repeats=5)
     command_line.add_argument("--tokens", type=int, default=32, help="a run; default: %(default)s")
     command_line.add_argument("--longest", type=int, help="default: 8192 on a CPU, else 32768")
     arguments = command_line.parse_args()
     longest = arguments.longest or longest_by_default(arguments.device)
     model = build(arguments.model, arguments.device, arguments.dtype).model
     lengths = usable_lengths(model, LENGTHS, longest, arguments.tokens)
+    return arguments, model, lengths
+
+
+def main() -> None:
+    """Print the table."""
+    arguments, model, lengths = asked_for(__doc__)
     costs = measure(model, tokens=arguments.tokens, repeats=arguments.repeats, lengths=lengths)
     show(
         head(f"Decode, {arguments.model}", arguments.device, arguments.dtype)

@@ -20,10 +20,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.contexts import LENGTHS, filled, longest_by_default, usable_lengths
-from benchmarks.decode import FIRST_ID, write
-from benchmarks.models import build
-from benchmarks.table import alternating_seconds, head, judge, parser, show
+from benchmarks.contexts import filled
+from benchmarks.decode import FIRST_ID, asked_for, write
+from benchmarks.table import alternating_seconds, head, judge, show
 from modeling.bagel import Bagel
 from modeling.bagel.qwen2_navit import NaiveCache
 
@@ -133,13 +132,7 @@ def verdicts(costs: list[Cost]) -> list[str]:
 
 def main() -> None:
     """Print the table."""
-    command_line = parser(__doc__, repeats=5)
-    command_line.add_argument("--tokens", type=int, default=32, help="a run; default: %(default)s")
-    command_line.add_argument("--longest", type=int, help="default: 8192 on a CPU, else 32768")
-    arguments = command_line.parse_args()
-    longest = arguments.longest or longest_by_default(arguments.device)
-    model = build(arguments.model, arguments.device, arguments.dtype).model
-    lengths = usable_lengths(model, LENGTHS, longest, arguments.tokens)
+    arguments, model, lengths = asked_for(__doc__)
     costs = measure(model, tokens=arguments.tokens, repeats=arguments.repeats, lengths=lengths)
     show(
         head(f"Published calls, {arguments.model}", arguments.device, arguments.dtype)

@@ -2,7 +2,6 @@
 
 import gc
 import pickle
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -374,7 +373,6 @@ def test_an_error_that_the_caller_is_handling_keeps_its_traceback() -> None:
     assert own.__traceback__ is not None
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="errors have no notes there")
 def test_where_a_failure_happened_is_told_in_words() -> None:
     """The words of the error itself stay as they are."""
     inferencer = ScriptedInferencer()

@@ -17,7 +17,6 @@ from auto_interleaved.drivers.peers import Peers
 from auto_interleaved.drivers.spread import Spread, warn_of_batch
 from auto_interleaved.options.generation import GenerationOptions, make_options
 from auto_interleaved.options.idle_options import without_previews
-from auto_interleaved.run.memory import bytes_per_token
 from auto_interleaved.run.prepared import Prepared, prepare
 from auto_interleaved.run.record import GenerationError, RunRecord
 from auto_interleaved.run.standing import Standing
@@ -154,7 +153,7 @@ class AutoInterleavedInferencer(InterleaveInferencer):
     @property
     def bytes_per_token(self) -> int:
         """Bytes of keys and values that a token takes in a context; 57,344 for the 7B."""
-        return bytes_per_token(self.model)
+        return self.model.bytes_per_token
 
     def auto_interleaved_generation(  # noqa: PLR0913 - the promised signature
         self,

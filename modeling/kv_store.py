@@ -258,3 +258,7 @@ class Tail:
     def read(self, layer: int) -> tuple[Tensor, Tensor]:
         """Return keys and values (visible, key/value heads, head_dim) to attend over, as views."""
         return self.store.visible(layer, self.visible)
+
+    def earlier(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Return keys and values of what is visible without the tail; None if there are none."""
+        return self.store.rows(layer, self.visible - self.count)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+from modeling.attention import Sequences
 from modeling.bagel import Bagel
+from modeling.bagel.bagel import Rotaries
 from modeling.bagel.drawing import Branches, Canvas, follow
 from modeling.choice import Choice, no_id
 from modeling.context import Context, draft
@@ -92,6 +95,46 @@ def write_together(model: Bagel, lines: Sequence[Line]) -> list[tuple[int, Conte
     return results
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Arranged:
+    """What rows of one forward have in common at every step.
+
+    Attributes:
+        tails: of the rows.
+        sequences, rotaries: see `Bagel.arrange`.
+        markers: (rows * markers, hidden), embedded.
+        places: (latent tokens of all images, hidden), their rows of the position table.
+        tokens: which of all images' latent tokens stands where in the rows.
+    """
+
+    tails: Sequence[Tail]
+    sequences: Sequences
+    rotaries: Rotaries
+    markers: Tensor
+    places: Tensor
+    tokens: Tensor
+
+    @classmethod
+    def of(cls, samplings: Sequence[Sampling], tails: Sequence[Tail]) -> _Arranged:
+        """Arrange the rows of images, one after another."""
+        canvases = [s.canvas for s in samplings]
+        each = torch.arange(sum(c.shape.num_latent for c in canvases)).split(
+            [c.shape.num_latent for c in canvases]
+        )
+        rows = [(s, own) for s, own in zip(samplings, each, strict=True) for _ in s.tails]
+        model = canvases[0].model
+        shapes = [s.canvas.shape for s, _ in rows]
+        sequences, rotaries = model.arrange(list(zip(tails, shapes, strict=True)), of_draft=True)
+        return cls(
+            tails=tails,
+            sequences=sequences,
+            rotaries=rotaries,
+            markers=torch.cat([s.canvas.markers for s, _ in rows]),
+            places=torch.cat([c.places for c in canvases]),
+            tokens=torch.cat([own for _, own in rows]).to(model.device),
+        )
+
+
 class Sampling:
     """One image on its way from noise to latents, whose steps are computed beside others'.
 
@@ -103,7 +146,10 @@ class Sampling:
 
     Attributes:
         latent: the state, (latent tokens, patch values), float32.
+        beside: how the rows of this image and of others after it were last arranged.
     """
+
+    beside: _Arranged | None = None
 
     def __init__(
         self,
@@ -206,25 +252,29 @@ def step_together(samplings: Sequence[Sampling]) -> list[FlowStep]:
 @inference
 def _velocities(samplings: Sequence[Sampling]) -> list[Tensor]:
     """Return each image's velocities (rows, latent tokens, patch values), one row a tail."""
-    model = samplings[0].canvas.model
-    rows = [(tail, s.canvas.shape) for s in samplings for tail in s.tails]
-    sequences, rotaries = model.arrange(rows)
-    counts = [len(s.tails) for s in samplings]
-    tokens = [
-        s.canvas.tokens(s.latent, s.time).expand(count, -1, -1).flatten(0, 1)
-        for s, count in zip(samplings, counts, strict=True)
-    ]
-    markers = [
-        s.canvas.markers.repeat(count, 1) for s, count in zip(samplings, counts, strict=True)
-    ]
+    model, beside = samplings[0].canvas.model, _arranged(samplings)
+    states = torch.cat([s.latent for s in samplings])
+    times = torch.tensor([s.time for s in samplings for _ in range(len(s.latent))])
+    tokens = model.latent_tokens(states, times, beside.places)
     _, drawn = model.language_model.model(
-        torch.cat(markers), torch.cat(tokens), rotaries, sequences
+        beside.markers, tokens[beside.tokens], beside.rotaries, beside.sequences
     )
-    velocities = model.velocity(drawn).split([len(part) for part in tokens])
+    counts = [len(s.tails) for s in samplings]
+    lengths = [count * len(s.latent) for count, s in zip(counts, samplings, strict=True)]
+    velocities = model.velocity(drawn).split(lengths)
     return [
         velocity.unflatten(0, (count, -1))
         for velocity, count in zip(velocities, counts, strict=True)
     ]
+
+
+def _arranged(samplings: Sequence[Sampling]) -> _Arranged:
+    """Return what the rows of images have in common at every step; the first image keeps it."""
+    first, tails = samplings[0], [tail for s in samplings for tail in s.tails]
+    if first.beside is None or first.beside.tails != tails:
+        first.beside = None  # not two sets of copies at a time
+        first.beside = _Arranged.of(samplings, tails)
+    return first.beside
 
 
 def _tried(

@@ -172,16 +172,23 @@ class Verbs:
         require_numbers(latent, "the latents of an image that is read", self.vae_model)
         return patchify(latent, self.model.latent_patch_size), grid
 
-    @inference
     def decode_image(self, latent: Tensor, image_shape: tuple[int, int]) -> Image.Image:
         """Turn latent tokens (rows * columns, patch values) into an image of (height, width).
 
         Raises:
             NotANumberError: if the latents, or the pixels that they become, hold nan or inf.
         """
+        return self.decode_images([latent], image_shape)[0]
+
+    @inference
+    def decode_images(
+        self, latents: Sequence[Tensor], image_shape: tuple[int, int]
+    ) -> list[Image.Image]:
+        """Turn the latent tokens of several images of one size into them; see `decode_image`."""
         rows, columns = self.model.latent_grid(*check_shape("image_shape", image_shape))
-        check_latent(latent, (rows * columns, self.model.patch_latent_dim))
-        return self._decode(self._spread(latent, image_shape))
+        for latent in latents:
+            check_latent(latent, (rows * columns, self.model.patch_latent_dim))
+        return self._decode(torch.stack([self._spread(latent, image_shape) for latent in latents]))
 
     @inference
     def preview_image(
@@ -197,7 +204,7 @@ class Verbs:
         if scale < 1:
             size = [max(1, int(side * scale)) for side in grid.shape[1:]]  # a strip keeps a row
             grid = functional.interpolate(grid[None], size=size, mode="area")[0]
-        return self._decode(grid)
+        return self._decode(grid[None])[0]
 
     def _spread(self, latent: Tensor, image_shape: tuple[int, int]) -> Tensor:
         """Arrange latent tokens as (channels, rows, columns) on the autoencoder's device."""
@@ -206,15 +213,16 @@ class Verbs:
         grid = self.model.latent_grid(*image_shape)
         return unpatchify(tokens, grid, self.model.latent_patch_size)
 
-    def _decode(self, latent: Tensor) -> Image.Image:
-        pixels = self._pixels(latent[None])[0]
+    def _decode(self, latents: Tensor) -> list[Image.Image]:
+        """Turn latents (images, channels, rows, columns) into images."""
+        pixels = self._pixels(latents)
         require_numbers(pixels, "the autoencoder's pixels", self.vae_model)
         # Truncated, not rounded, as published.
         levels = (pixels.float() * 0.5 + 0.5).clamp(0, 1).mul(255).to(torch.uint8)
-        return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+        return [Image.fromarray(image) for image in levels.permute(0, 2, 3, 1).cpu().numpy()]
 
     def _pixels(self, latent: Tensor) -> Tensor:
-        """Decode (1, channels, rows, columns), in tiles where the device lacks the memory."""
+        """Decode (images, channels, rows, columns), in tiles where the device lacks the memory."""
         try:
             return self.vae_model.decode(latent, self.vae_tile)
         except torch.OutOfMemoryError:

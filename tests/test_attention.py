@@ -10,6 +10,7 @@ from torch import Tensor
 from modeling.attention import CachedRow, CachedRows, MaskedSequences, Projected, attend
 from modeling.context import Context, draft
 from modeling.kv_store import Tail
+from modeling.side_by_side import SideBySide
 from tests.histories import Advance
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 8
@@ -181,6 +182,48 @@ def test_rows_that_share_the_slots_of_a_draft_do_not_see_each_other() -> None:
     ]
     assert_equal(text, torch.cat([t for t, _ in expected]))
     assert_equal(latent, torch.cat([n for _, n in expected]))
+
+
+def test_rows_side_by_side_equal_rows_one_by_one_at_every_evaluation() -> None:
+    short, _ = context_of(4)
+    more = projected(3)
+    with short.room(3) as tail:
+        tail.write(0, 0, more.key, more.value)
+        long = short.after(tail, Advance(3))
+    with draft([long, short, Context.empty(1)], 7) as tails:
+        rows = [row_of(tail, 2, 5, causal=False) for tail in tails]
+        assert SideBySide.suits(rows, bytes_per_token=1)
+        together, apart = SideBySide(rows), CachedRows(rows)
+        for _ in range(2):
+            text, latent = projected(3 * 2), projected(3 * 5)
+            for found, expected in zip(
+                together.attend(0, text, latent), apart.attend(0, text, latent), strict=True
+            ):
+                assert_equal(found, expected)
+
+
+def test_rows_of_one_length_side_by_side_equal_rows_one_by_one() -> None:
+    contexts = [context_of(4)[0] for _ in range(3)]
+    text = projected(3 * 2)
+    with draft(contexts, 2) as tails:
+        rows = [row_of(tail, 2, 0, causal=False) for tail in tails]
+        found, nothing = SideBySide(rows).attend(0, text, None)
+        expected, _ = CachedRows(rows).attend(0, text, None)
+    assert_equal(found, expected)
+    assert nothing is None
+
+
+def test_rows_are_not_laid_side_by_side_if_their_shapes_differ_or_copies_were_large() -> None:
+    context, _ = context_of(4)
+    with draft([context, context], 7) as tails:
+        alike = [row_of(tail, 2, 5, causal=False) for tail in tails]
+        other = row_of(tails[1], 7, 0, causal=False)
+        causal = [row_of(tail, 2, 5, causal=True) for tail in tails]
+        assert SideBySide.suits(alike, bytes_per_token=2**20)
+        assert not SideBySide.suits(alike, bytes_per_token=2**27)
+        assert not SideBySide.suits(alike[:1], bytes_per_token=1)
+        assert not SideBySide.suits([alike[0], other], bytes_per_token=1)
+        assert not SideBySide.suits(causal, bytes_per_token=1)
 
 
 # Training sequences.

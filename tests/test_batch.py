@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from auto_interleaved.drivers.batch import Batch
 from auto_interleaved.drivers.beginnings import Beginnings
-from auto_interleaved.run.asks import ReadIds, ReadLatent
+from auto_interleaved.run.asks import EncodeImage, ReadIds, ReadLatent
 from auto_interleaved_inference import AutoInterleavedInferencer, GenerationError
 from data.output import InterleavedOutput
 from data.output.events import Event, Finished, ImageStep, TextDelta
@@ -117,6 +118,20 @@ def test_prompts_share_the_forwards_of_their_tokens_and_steps() -> None:
         together(inferencer)
     assert at_once["tokens"] == one_by_one["tokens"]
     assert at_once["calls"] < one_by_one["calls"] / 3
+
+
+def test_small_images_of_one_size_are_decoded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, sizes = AutoInterleavedInferencer.decode_images, []
+
+    def watched(self: Any, latents: Sequence[torch.Tensor], shape: tuple[int, int]) -> Any:
+        sizes.append(len(latents))
+        return decode(self, latents, shape)
+
+    monkeypatch.setattr(AutoInterleavedInferencer, "decode_images", watched)
+    prompts = [f"{text}<|vision_start|>" for text in "abc"]
+    own = [{"image_shape": shape} for shape in ((8, 8), (8, 8), (16, 16))]
+    together(toy_writer(), prompts, each=own, max_images=1)
+    assert sorted(sizes) == [1, 2]
 
 
 def test_no_more_prompts_are_under_way_than_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,6 +353,16 @@ def test_the_least_recently_used_beginnings_leave_first_under_a_limit_in_bytes()
     assert [bool(beginnings.find(beginnings.name(read))) for read in reads] == [True, False, True]
     beginnings.allow(0)
     assert beginnings.nbytes == 0
+
+
+def test_latents_count_among_the_bytes_of_beginnings() -> None:
+    beginnings = Beginnings(3000)
+    for shade in range(3):
+        picture = Image.new("RGB", (8, 8), (shade, 0, 0))
+        name = beginnings.name(EncodeImage(picture=picture))
+        beginnings.keep(name, (torch.zeros(16, 16), (4, 4)))  # 1,024 bytes
+        assert beginnings.find(name) is not None
+    assert beginnings.nbytes == 2 * 1024
 
 
 # Seeds and arguments.

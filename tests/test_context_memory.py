@@ -10,7 +10,7 @@ import torch
 from auto_interleaved.options.generation import GenerationOptions, ImageMemory
 from auto_interleaved.options.seeds import Randomness
 from auto_interleaved.run.contexts import Contexts, Reader, ReadImage, empty_contexts
-from auto_interleaved.run.memory import Budget, bytes_per_token
+from auto_interleaved.run.memory import Budget
 from auto_interleaved.run.painter import Painter
 from auto_interleaved.run.progress import Progress
 from auto_interleaved.run.record import RunRecord
@@ -82,7 +82,7 @@ def test_a_token_of_the_7b_takes_56_kib() -> None:
     ).bfloat16()
     wide = model.language_model.config
     wide.hidden_size = 3584  # a head is 128 wide
-    assert bytes_per_token(model) == 57344
+    assert model.bytes_per_token == 57344
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

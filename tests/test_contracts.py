@@ -48,6 +48,7 @@ LAYERS = (
         "modeling.kv_store",
         "modeling.context",
         "modeling.attention",
+        "modeling.side_by_side",
         "modeling.linear",
         "modeling.cuda_graph",
         "modeling.inference",

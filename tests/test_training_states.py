@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -286,3 +287,8 @@ def test_an_interrupted_autoencoder_goes_on_where_it_was(
             train_autoencoder(tmp_path / "ae.safetensors", steps=9, batch_size=1, device="cpu")
         assert torch.load(tmp_path / "ae.training.pt")["step"] == step
     assert begun == [0, 2]
+
+
+def test_processes_wait_for_the_one_that_trains_the_autoencoder() -> None:
+    """The usual half an hour ended the others on a busy machine, and with them all training."""
+    assert accelerator("cpu").init_handler.timeout >= timedelta(days=1)

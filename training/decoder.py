@@ -12,12 +12,13 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
 from data.packing import SpecialIds, pack
@@ -33,6 +34,9 @@ logger = logging.getLogger("auto_interleaved.training")
 
 REPORT_EVERY = 50  # steps
 
+# Of one process for another: while one trains the autoencoder the others have nothing to do.
+_PATIENCE = timedelta(days=2)
+
 
 def accelerator(device: str) -> Accelerator:
     """Return what runs the loop: mixed precision in bfloat16 on this device."""
@@ -41,7 +45,7 @@ def accelerator(device: str) -> Accelerator:
     return Accelerator(
         mixed_precision="bf16",
         cpu=torch.device(device).type == "cpu",
-        kwargs_handlers=[uneven],
+        kwargs_handlers=[uneven, InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
 
 

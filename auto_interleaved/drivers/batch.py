@@ -8,22 +8,19 @@ come one after another.
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
-import torch
-
 from auto_interleaved.drivers.beginnings import Beginnings
-from auto_interleaved.drivers.direct import Direct, sheet_of
-from auto_interleaved.options.sizes import read_size
+from auto_interleaved.drivers.together import Together
 from auto_interleaved.run.asks import (
     Ask,
-    Drawing,
+    DecodeImage,
     NextStep,
     NextSteps,
     NextToken,
@@ -33,16 +30,13 @@ from auto_interleaved.run.asks import (
     Work,
 )
 from data.output.events import Event
-from modeling.bagel.blocks import Block
-from modeling.bagel.drawing import draws_small
-from modeling.choice import likeliest
-from modeling.together import MOST_TOKENS, Line, Sheet, step_together, write_together
+from modeling.together import MOST_TOKENS
 from modeling.verbs import Verbs
-
-_Reads = ReadIds | ReadLatent | ReadVision
 
 # Rounds of writing after which what waits to be drawn gets a step all the same.
 _PATIENCE = 16
+
+_MOST_PIXELS = 2**18  # of images that are decoded at a time: beyond, nothing is gained
 
 
 @dataclass(eq=False)
@@ -69,9 +63,8 @@ class Batch:
     """
 
     def __init__(self, verbs: Verbs, beginnings: Beginnings) -> None:
-        self._verbs = verbs
+        self._together = Together(verbs)
         self._beginnings = beginnings
-        self._direct = Direct(verbs)
         self._members: list[_Member] = []
         self._waited = 0  # rounds that drawings have waited for texts
         self._large_next = False
@@ -85,7 +78,13 @@ class Batch:
     def doing(self) -> str:
         """What the runs under way are at, such as "3 writing, 2 drawing"."""
         counts = Counter(_kind(member.question) for member in self._members)
-        told = {"write": "writing", "draw": "drawing", "read": "reading", "alone": "encoding"}
+        told = {
+            "write": "writing",
+            "draw": "drawing",
+            "read": "reading",
+            "decode": "decoding",
+            "alone": "encoding",
+        }
         return ", ".join(f"{counts[kind]} {word}" for kind, word in told.items() if counts[kind])
 
     def join(self, index: int, work: Work[Any]) -> Iterator[tuple[int, Event]]:
@@ -132,49 +131,35 @@ class Batch:
 
     def _next_group(self) -> tuple[list[_Member], Callable[[Sequence[Any]], list[Any]]]:
         """Return the members whose turn it is, and what answers their asks."""
-        kinds: dict[str, list[_Member]] = {"write": [], "read": [], "draw": [], "alone": []}
+        kinds = defaultdict[str, list[_Member]](list)
         for member in self._members:
             kinds[_kind(member.question)].append(member)
         if kinds["alone"]:
-            return kinds["alone"][:1], partial(self._once, self._alone)
+            return kinds["alone"][:1], partial(self._once, self._together.alone)
+        if kinds["decode"]:
+            shape = kinds["decode"][0].question.shape
+            alike = [member for member in kinds["decode"] if member.question.shape == shape]
+            return alike[: max(1, _MOST_PIXELS // math.prod(shape))], self._together.decode
         if kinds["read"]:
-            together = _fitting(kinds["read"], self._tokens_read)
-            return together, partial(self._once, self._read)
+            together = _fitting(kinds["read"], self._together.tokens_read)
+            return together, partial(self._once, self._together.read)
         self._waited = self._waited + 1 if kinds["draw"] else 0
         if kinds["draw"] and not (kinds["write"] and self._waited < _PATIENCE):
             self._waited = 0
             return self._next_to_draw(kinds["draw"])
-        return kinds["write"], self._write
+        return kinds["write"], self._together.write
 
     def _next_to_draw(
         self, members: list[_Member]
     ) -> tuple[list[_Member], Callable[[Sequence[Any]], list[Any]]]:
         """Return small images, or one large one; each sort in its turn where there are both."""
-        small = [member for member in members if self._is_small(member.question)]
+        small = [member for member in members if self._together.is_small(member.question)]
         large = [member for member in members if member not in small]
         self._large_next = bool(large) and not (small and self._large_next)
         if self._large_next or not small:
             begun = [m for m in large if m.question.drawing.state is not None]
-            return (begun or large)[:1], self._alone
-        return _fitting(small, self._tokens_drawn), self._draw
-
-    def _is_small(self, question: NextStep | NextSteps) -> bool:
-        drawing, model = question.drawing, self._verbs.model
-        rows, columns = model.latent_grid(*drawing.shape)
-        return not drawing.options.enable_taylorseer and draws_small(model, rows * columns)
-
-    def _tokens_drawn(self, question: NextStep | NextSteps) -> int:
-        rows, columns = self._verbs.model.latent_grid(*question.drawing.shape)
-        return 3 * rows * columns * len(_images(question))  # at most three contexts each
-
-    def _tokens_read(self, question: _Reads) -> int:
-        match question:
-            case ReadIds(ids=ids):
-                return len(ids)
-            case ReadLatent(latent=latent):
-                return len(latent)
-        width, height = read_size(self._verbs.vit_transform, question.picture.size)
-        return (width * height) // self._verbs.model.vit_patch_size**2
+            return (begun or large)[:1], self._together.alone
+        return _fitting(small, self._together.tokens_drawn), self._together.draw
 
     def _answered(
         self, questions: Sequence[Any], answer: Callable[[Sequence[Any]], list[Any]]
@@ -209,53 +194,6 @@ class Batch:
             for name, reply in zip(names, replies, strict=True)
         ]
 
-    def _alone(self, questions: Sequence[Ask[Any]]) -> list[Any]:
-        return [self._direct.answer(question) for question in questions]
-
-    def _read(self, questions: Sequence[_Reads]) -> list[Any]:
-        model, verbs = self._verbs.model, self._verbs
-        blocks = [_block(verbs, question) for question in questions]
-        pairs = zip((question.context for question in questions), blocks, strict=True)
-        read = model.read_all(list(pairs))
-        return [
-            (context, likeliest(model, model.logits(hidden[-1:])[0]))
-            if isinstance(question, ReadIds)
-            else context
-            for question, (context, hidden) in zip(questions, read, strict=True)
-        ]
-
-    def _write(self, questions: Sequence[NextToken]) -> list[Any]:
-        model, lines = self._verbs.model, list[Line]()
-        for text in (question.text for question in questions):
-            if text.state is None:
-                first = torch.tensor([self._verbs.bos], device=model.device)
-                text.state = Line(text.context, first, text.choose)
-            lines.append(text.state)
-        return write_together(model, lines)
-
-    def _draw(self, questions: Sequence[NextStep | NextSteps]) -> list[Any]:
-        sheets = [self._sheet(question) for question in questions]
-        steps = iter(step_together([s for sheet in sheets for s in sheet.samplings]))
-        return [
-            list(islice(steps, len(sheet.samplings)))
-            if isinstance(question, NextSteps)
-            else next(steps)
-            for question, sheet in zip(questions, sheets, strict=True)
-        ]
-
-    def _sheet(self, question: NextStep | NextSteps) -> Sheet:
-        if question.drawing.state is None:
-            question.drawing.state = sheet_of(self._verbs, _images(question))
-        sheet: Sheet = question.drawing.state
-        if isinstance(question, NextStep) and question.changed is not None:
-            [sampling] = sheet.samplings
-            sampling.latent = question.changed.to(sampling.latent)
-        return sheet
-
-
-def _images(question: NextStep | NextSteps) -> Sequence[Drawing]:
-    return [question.drawing] if isinstance(question, NextStep) else question.drawing.each
-
 
 def _kind(question: Ask[Any]) -> str:
     match question:
@@ -265,7 +203,9 @@ def _kind(question: Ask[Any]) -> str:
             return "draw"
         case ReadIds() | ReadLatent() | ReadVision():
             return "read"
-    return "alone"  # encoding, decoding, forgetting: nothing to share
+        case DecodeImage():
+            return "decode"
+    return "alone"  # encoding, previews, forgetting: nothing to share
 
 
 def _fitting(members: list[_Member], count: Callable[[Any], int]) -> list[_Member]:
@@ -277,16 +217,6 @@ def _fitting(members: list[_Member], count: Callable[[Any], int]) -> list[_Membe
             break
         taken.append(member)
     return taken
-
-
-def _block(verbs: Verbs, question: _Reads) -> Block:
-    model = verbs.model
-    match question:
-        case ReadIds(ids=ids):
-            return model.text_block(ids)
-        case ReadLatent(latent=latent, grid=grid):
-            return model.latent_block(latent, grid, verbs.markers)
-    return model.vit_block(verbs.vit_transform(question.picture), verbs.markers)
 
 
 def _end(work: Work[Any], error: BaseException) -> None:

@@ -26,7 +26,7 @@ class Beginnings:
     who goes on from it does so in a copy, or in place where nobody else holds more.
 
     Args:
-        limit: bytes of keys and values that what is kept may take.
+        limit: bytes that what is kept may take, keys and values and latents.
     """
 
     def __init__(self, limit: int) -> None:
@@ -37,9 +37,10 @@ class Beginnings:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys and values that are kept."""
+        """Bytes of keys, values and latents that are kept."""
         stores = {context.store for answer in self._kept.values() for context in _contexts(answer)}
-        return sum(store.nbytes for store in stores)
+        latents = [latent for answer in self._kept.values() for latent in _latents(answer)]
+        return sum(part.nbytes for part in (*stores, *latents))
 
     def name(self, question: Ask[Any]) -> bytes | None:
         """Return the name of what a question is answered with; None where it has none."""

@@ -22,21 +22,12 @@ from auto_interleaved.run.piece import Place
 from auto_interleaved.run.standing import Standing
 from data.prompts import ImageInput
 from inferencer import InterleaveInferencer
-from modeling.bagel import Bagel
 from modeling.context import Context
 
 logger = logging.getLogger("auto_interleaved")
 
 # What a run does next with its contexts, as far as memory goes.
 Step = Callable[[Contexts], Work[Contexts]]
-
-
-def bytes_per_token(model: Bagel) -> int:
-    """Return the bytes of keys and values that a token takes, over all layers."""
-    config = model.language_model.config
-    head_dim = config.hidden_size // config.num_attention_heads
-    values = config.num_key_value_heads * head_dim * config.num_hidden_layers
-    return 2 * values * model.dtype.itemsize
 
 
 class Budget:
@@ -105,7 +96,7 @@ class Budget:
         forecast = Forecast(self._inferencer, (*sketch.each, *kept))
         for step in steps:  # the contexts before a step are kept until it is done, as in a run
             sketch = forecast.result(step(sketch))
-        return forecast.peak * bytes_per_token(self._model)
+        return forecast.peak * self._model.bytes_per_token
 
     def most(self, steps: Iterable[Step]) -> int:
         """Return the most bytes that a run of these steps can come to take.
@@ -114,7 +105,7 @@ class Budget:
         positions for it.
         """
         sketch, limit = empty_contexts(Context.empty(0)), self._options.max_context_memory
-        forecast, size = Forecast(self._inferencer, sketch.each), bytes_per_token(self._model)
+        forecast, size = Forecast(self._inferencer, sketch.each), self._model.bytes_per_token
         for step in steps:
             if limit is not None and forecast.peak * size >= limit:
                 return limit

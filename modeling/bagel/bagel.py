@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data.packing import PackedBatch
-from modeling.attention import CachedRow, CachedRows
+from modeling.attention import CachedRow, CachedRows, Sequences
 from modeling.bagel.blocks import Block, Grid, Shape, flattened_positions, grid_of, patchify
 from modeling.bagel.config import BagelConfig
 from modeling.bagel.layers import MLPconnector, PositionEmbedding, TimestepEmbedder
@@ -22,6 +22,7 @@ from modeling.inference import inference
 from modeling.kv_store import Tail
 from modeling.linear import Linear
 from modeling.published import painting, preparing, reading, writing
+from modeling.side_by_side import SideBySide
 
 Rotaries = tuple[Rotary, Rotary | None]
 
@@ -95,6 +96,14 @@ class Bagel(nn.Module):
     def dtype(self) -> torch.dtype:
         """The dtype that tokens are embedded in."""
         return self.language_model.model.embed_tokens.weight.dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values that a token takes in a context; 57,344 for the 7B."""
+        config = self.language_model.config
+        head_dim = config.hidden_size // config.num_attention_heads
+        values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
+        return values * self.dtype.itemsize
 
     def forward(self, batch: PackedBatch, noise: Tensor | None = None) -> Losses:
         """Compute the training losses of packed sequences; see `training_losses`."""
@@ -192,8 +201,15 @@ class Bagel(nn.Module):
                 raise ValueError(f"{name} must be at most {limit} for this model, got {side}")
         return height // stride, width // stride
 
-    def arrange(self, rows: Sequence[tuple[Tail, Shape]]) -> tuple[CachedRows, Rotaries]:
-        """Work out row borders and RoPE angles once for rows that may run many times."""
+    def arrange(
+        self, rows: Sequence[tuple[Tail, Shape]], *, of_draft: bool = False
+    ) -> tuple[Sequences, Rotaries]:
+        """Work out row borders and RoPE angles once for rows that may run many times.
+
+        Args:
+            rows: where each is written, and its shape.
+            of_draft: contexts do not change while these rows run, so small ones may be copied.
+        """
         device = self.device
         text_positions, latent_positions = [], []
         for tail, shape in rows:
@@ -208,13 +224,13 @@ class Bagel(nn.Module):
             decoder.rotary(torch.cat(text_positions)),
             decoder.rotary(latent) if len(latent) else None,
         )
-        cached = CachedRows(
-            [
-                CachedRow(tail=t, num_text=s.num_text, num_latent=s.num_latent, causal=s.causal)
-                for t, s in rows
-            ]
-        )
-        return cached, rotaries
+        cached = [
+            CachedRow(tail=t, num_text=s.num_text, num_latent=s.num_latent, causal=s.causal)
+            for t, s in rows
+        ]
+        if of_draft and SideBySide.suits(cached, self.bytes_per_token):
+            return SideBySide(cached), rotaries
+        return CachedRows(cached), rotaries
 
     @inference
     def extend(self, rows: Sequence[tuple[Tail, Block]]) -> list[Pair]:

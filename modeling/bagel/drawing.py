@@ -225,6 +225,7 @@ class Canvas:
 
     Attributes:
         markers: (markers, hidden), embedded.
+        places: (latent tokens, hidden), in the dtype of tokens.
         shape: of the image's block.
     """
 
@@ -232,7 +233,7 @@ class Canvas:
     def __init__(self, model: Bagel, markers: Tensor, places: Tensor) -> None:
         self.model = model
         self.markers = model.embed(markers)
-        self._places = places.to(self.markers)
+        self.places = places.to(self.markers)
         self.shape = Shape(num_text=len(markers), num_latent=len(places), causal=False)
 
     @classmethod
@@ -252,7 +253,7 @@ class Canvas:
 
     def tokens(self, latent: Tensor, time: float | Tensor) -> Tensor:
         """Embed a state (latent tokens, patch values) at a time, (latent tokens, hidden)."""
-        return self.model.latent_tokens(latent, time, self._places)
+        return self.model.latent_tokens(latent, time, self.places)
 
     def last_layer(self, tails: Sequence[Tail]) -> Evaluation:
         """Return what the last layer says, (contexts, tokens, hidden), from one forward."""

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,11 +132,11 @@ class Failing(AutoInterleavedInferencer):
         self.set_progress_bar_config(disable=True)
         self._left, self._error = at, error
 
-    def decode_image(self, *arguments: Any) -> Any:
+    def decode_images(self, *arguments: Any) -> Any:
         self._left -= 1
         if self._left == 0:
             raise self._error
-        return super().decode_image(*arguments)
+        return super().decode_images(*arguments)
 
 
 # What there is afterwards.
@@ -442,6 +443,27 @@ def test_what_the_model_refuses_is_a_failure_of_that_prompt(run: Run) -> None:
     assert "height must be" in table()[0]["error"]["message"]
 
 
+def test_a_result_is_saved_while_the_next_one_is_made(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, decode = InterleavedOutput.save, AutoInterleavedInferencer.decode_images
+    made_on = threading.Event()
+
+    def save_after_the_next_began(output: InterleavedOutput, path: Any) -> Path:
+        assert "one" not in str(path) or made_on.wait(timeout=60), "nobody went on"
+        return save(output, path)
+
+    def decode_and_tell(self: Any, *arguments: Any) -> Any:
+        if self.last_output.config["seed"] != seed_of("one", 0):
+            made_on.set()
+        return decode(self, *arguments)
+
+    monkeypatch.setattr(InterleavedOutput, "save", save_after_the_next_began)
+    monkeypatch.setattr(AutoInterleavedInferencer, "decode_images", decode_and_tell)
+    assert run().code == 0
+    assert made_on.is_set()
+
+
 def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,8 +479,8 @@ def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(
         done = run()
     assert done.code == 1
     assert "takes no more results (No space left on device)" in done.err
-    assert "1 of 5 prompts are done, 4 are left" in done.err
-    assert statuses() == {"one": "done"}
+    assert "2 of 5 prompts are done, 3 are left" in done.err, "the next one was made meanwhile"
+    assert statuses() == {"one": "done", 3: "done"}
     assert run().code == 0
     assert set(statuses().values()) == {"done"}
 

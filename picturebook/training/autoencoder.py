@@ -54,7 +54,8 @@ def train_autoencoder(path: Path, *, steps: int, batch_size: int, device: str) -
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE, betas=(0.9, 0.98), weight_decay=0.0)
     state_file, first = path.with_suffix(".training.pt"), 0
     if state_file.exists():
-        state = torch.load(state_file, map_location=device)
+        # One of several processes names its CPU "cpu:0", which nothing can be loaded to.
+        state = torch.load(state_file, map_location="cpu")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]

@@ -15,17 +15,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any
 
 from auto_interleaved.drivers.admission import Admission
 from auto_interleaved.drivers.batch import Batch
 from auto_interleaved.drivers.beginnings import Beginnings
-from auto_interleaved.options.generation import GenerationOptions
 from auto_interleaved.run.prepared import Prepared, prepare
 from auto_interleaved.run.standing import Standing
 from auto_interleaved.serving.kept import KeptResponses, NotKeptError
 from auto_interleaved.serving.limits import Limits
-from data.output import FinishReason, InterleavedOutput
+from auto_interleaved.serving.orders import (
+    Accepted,
+    BusyError,
+    Order,
+    Over,
+    Reason,
+    Refused,
+    State,
+    StoppingError,
+    Told,
+)
+from data.output import InterleavedOutput
 from data.output.events import (
     Event,
     Finished,
@@ -34,76 +44,8 @@ from data.output.events import (
     TextDelta,
     ThoughtDelta,
 )
-from data.prompts import Prompt
 
 logger = logging.getLogger("auto_interleaved")
-
-Reason = FinishReason | Literal["max_tokens", "time_limit", "stopping"]
-
-
-class BusyError(RuntimeError):
-    """As many requests wait as may."""
-
-
-class StoppingError(RuntimeError):
-    """The worker takes no more requests."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Accepted:
-    """A request was checked; it will begin when there is room."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Refused:
-    """A request was checked and cannot be; nothing was computed, nothing follows."""
-
-    error: Exception
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Over:
-    """A request is over; nothing follows.
-
-    Attributes:
-        output: all that was made.
-        reason: why it ended.
-        begun: whether it had its turn at all.
-    """
-
-    output: InterleavedOutput
-    reason: Reason
-    begun: bool = True
-
-
-Told = Accepted | Refused | Event | Over
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Order:
-    """A request.
-
-    Attributes:
-        prompt: in any form that `parse_prompt` knows.
-        options: of the run.
-        tell: takes all that happens; called in the worker's thread.
-        max_tokens: tokens of all texts and thoughts; what would be more ends the run.
-        max_images: pictures; the last one ends the run, as nothing after it is wanted.
-        seconds: from now on; None: as the limits say.
-        owner: whose request it is.
-        after: id of a kept response that it continues.
-        keep_as: id by which it may be continued; None: it is not kept.
-    """
-
-    prompt: Prompt
-    options: GenerationOptions
-    tell: Callable[[Told], None]
-    max_tokens: int | None = None
-    max_images: int | None = None
-    seconds: float | None = None
-    owner: str = ""
-    after: str | None = None
-    keep_as: str | None = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -128,27 +70,6 @@ class _Running:
     ending: Reason | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """How the worker stands.
-
-    Attributes:
-        running, waiting: requests.
-        context_bytes: that running requests may come to take, where that is limited.
-        kept: responses.
-        kept_bytes, shared_bytes: of kept responses, of shared beginnings.
-        rounds: that the batch has made.
-    """
-
-    running: int = 0
-    waiting: int = 0
-    context_bytes: int = 0
-    kept: int = 0
-    kept_bytes: int = 0
-    shared_bytes: int = 0
-    rounds: int = 0
-
-
 class Worker:
     """Answers requests, any number at a time, in a thread of its own.
 
@@ -158,6 +79,7 @@ class Worker:
 
     Attributes:
         state: how it stood after the last round.
+        note: takes each request that is over; called in the worker's thread.
     """
 
     def __init__(self, inferencer: Any, limits: Limits | None = None) -> None:
@@ -177,6 +99,7 @@ class Worker:
         self._kept = KeptResponses(limits.kept_responses, limits.kept_memory)
         self._rounds = 0
         self.state = State()
+        self.note: Callable[[Over], None] = lambda _: None
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
     def start(self) -> Worker:
@@ -423,8 +346,10 @@ class Worker:
             kept_bytes=self._kept.nbytes,
             shared_bytes=self._beginnings.nbytes,
         )
+        over = Over(output=output, reason=reason, begun=running.begun)
         self._done()
-        self._tell(order, Over(output=output, reason=reason, begun=running.begun))
+        self.note(over)
+        self._tell(order, over)
 
     def _done(self) -> None:
         with self._lock:

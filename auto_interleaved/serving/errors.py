@@ -30,6 +30,8 @@ _CODES = {
     499: "client_gone",
     503: "not_ready",
 }
+_TAGS = {"text", "image_url", "input_text", "output_text", "input_image"}
+_TAGS |= {"message", "image_generation_call", "reasoning"}
 
 
 class Refusal(HTTPException):
@@ -151,6 +153,8 @@ def _place(loc: Sequence[Any]) -> str:
     for step in loc:
         if isinstance(step, int):
             place += f"[{step}]"
+        elif place.endswith("]") and step in _TAGS:
+            continue  # which of several types an entry of a list is
         elif isinstance(step, str) and step.isidentifier() and step not in ("str", "dict"):
             place += f".{step}" if place else step
     return place

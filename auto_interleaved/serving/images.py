@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -12,11 +13,10 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import Field, ValidationError
 from starlette.datastructures import UploadFile
 
-from auto_interleaved.serving.answers import Answer, Cost, failure, whole
+from auto_interleaved.serving.answers import Answer, Cost, Drawn, failure, whole
 from auto_interleaved.serving.calls import unless_gone
 from auto_interleaved.serving.errors import Refusal, bad_request
 from auto_interleaved.serving.fields import (
-    OPTION_FIELDS,
     Told,
     refuse_unless,
     shape_of_size,
@@ -60,6 +60,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "output_compression": (100,),
     "input_fidelity": (),
 }
+_WORDS = {"prompt", "model", "size", "user", "protocol"}
 _IMAGE_FIELDS = ("image", "image[]")
 _MOST_FIELDS = 128
 
@@ -128,14 +129,8 @@ async def edit(request: Request, served: TheServed, owner: TheOwner) -> Response
 
 
 def _value(name: str, text: str) -> Any:
-    """Return the value of a form's field: words for fields of words, else as JSON has it."""
-    entry = ImagesFields.model_fields.get(name)
-    words = (
-        entry is not None
-        and "str" in str(entry.annotation)
-        or "Literal" in str(getattr(entry, "annotation", ""))
-    )
-    if words or (name not in OPTION_FIELDS and entry is None):
+    """Return the value of a form's field: words where only words are meant, else as JSON."""
+    if name in _WORDS:
         return text
     try:
         return json.loads(text)
@@ -166,10 +161,11 @@ async def _drawn(
         answers = await unless_gone(request, whole(call, delivery, len(orders)))
     finally:
         call.close()
-    return JSONResponse(_told(answers, orders, delivery.format))
+    stride = served.model.latent_downsample
+    return JSONResponse(_told(answers, orders, delivery.format, stride))
 
 
-def _told(answers: list[Answer], orders: list[Order], kind: str) -> dict[str, Any]:
+def _told(answers: list[Answer], orders: list[Order], kind: str, stride: int) -> dict[str, Any]:
     overs = [answer.over for answer in answers if answer.over is not None]
     drawn = [(order, image) for order, a in zip(orders, answers, strict=True) for image in a.images]
     if not drawn:
@@ -190,10 +186,16 @@ def _told(answers: list[Answer], orders: list[Order], kind: str) -> dict[str, An
         ],
         "size": drawn[0][1].picture.told_size,
         "output_format": kind,
-        "usage": Cost.of(overs).told("input", "output"),
+        "usage": replace(Cost.of(overs), image=_tokens(drawn, stride)).told("input", "output"),
     }
     for over in overs:
         refusal = failure(over)
-        if refusal is not None and over.reason != "max_images":
+        if refusal is not None:
             told |= refusal.body()
     return told
+
+
+def _tokens(drawn: list[tuple[Order, Drawn]], stride: int) -> int:
+    """Return the latent tokens of pictures, which nobody has read since, with their markers."""
+    sizes = [image.picture.size for _, image in drawn]
+    return sum((width // stride) * (height // stride) + 2 for width, height in sizes)

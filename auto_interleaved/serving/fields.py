@@ -38,10 +38,11 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def refuse_unknown(cls, given: Any) -> Any:
-        """Refuse a field that there is not, and name the nearest."""
+        """Refuse a field that there is not, and name the nearest; null says nothing."""
         if not isinstance(given, Mapping):
             return given
-        known = [entry.alias or name for name, entry in cls.model_fields.items()]
+        given = {name: value for name, value in given.items() if value is not None}
+        known = list(cls.model_fields)
         for name in given:
             if name not in known:
                 message = unknown_option(str(name), known)
@@ -127,11 +128,12 @@ def options_of(body: Told, meant: Mapping[str, Any], limits: Limits) -> Generati
     Raises:
         Refusal: if an option is wrong, above a limit, or given twice.
     """
-    own = type(body).model_fields
+    [formats, *_] = type(body).__bases__
+    assert issubclass(formats, Told)
     given = {
         name: getattr(body, name)
         for name in OPTION_FIELDS
-        if name in body.model_fields_set and getattr(body, name) is not None and name in own
+        if name in body.model_fields_set and name not in formats.model_fields
     }
     for name in meant:
         if name in given:

@@ -149,7 +149,7 @@ async def _drawn(
         meant["image_shape"] = shape
     inputs = [*pictures, Text(text=body.prompt + MARKERS["start_of_image"], place="prompt")]
     prompt, options = await served.asked(body, inputs, meant)
-    order = Order(prompt=prompt, options=options, tell=nobody, max_images=1, owner=owner)
+    order = Order(prompt=prompt, options=options, tell=nobody, wanted_images=1, owner=owner)
     orders = served.orders(order, body.n or 1)
     update = {
         "image_delivery": "url" if body.response_format == "url" else body.image_delivery,

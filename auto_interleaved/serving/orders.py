@@ -61,7 +61,7 @@ class Order:
         options: of the run.
         tell: takes all that happens; called in the worker's thread.
         max_tokens: tokens of all texts and thoughts; what would be more ends the run.
-        max_images: pictures; the last one ends the run, as nothing after it is wanted.
+        wanted_images: pictures after which nothing is wanted: the last one ends the run.
         seconds: from now on; None: as the limits say.
         owner: whose request it is.
         after: id of a kept response that it continues.
@@ -72,7 +72,7 @@ class Order:
     options: GenerationOptions
     tell: Callable[[Told], None]
     max_tokens: int | None = None
-    max_images: int | None = None
+    wanted_images: int | None = None
     seconds: float | None = None
     owner: str = ""
     after: str | None = None

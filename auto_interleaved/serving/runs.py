@@ -175,6 +175,7 @@ class Runs:
             self.state,
             running=self._batch.size,
             waiting=len(self._waiting),
+            context_bytes=self._admission.reserved,
             rounds=self.state.rounds + bool(self._batch.size),
         )
 
@@ -208,7 +209,7 @@ class Runs:
             running.ending = "interrupted"
         if isinstance(event, ImageDone):
             running.images += 1
-            if running.images == order.max_images:
+            if running.images == order.wanted_images:
                 running.ending = "max_images"
 
     def _leave(self, number: int, reason: Reason) -> None:
@@ -230,7 +231,6 @@ class Runs:
             self.kept.allow(self._admission.left)
         self.state = replace(
             self.state,
-            context_bytes=self._admission.reserved,
             kept=len(self.kept),
             kept_bytes=self.kept.nbytes,
             shared_bytes=self._beginnings.nbytes,

@@ -31,13 +31,16 @@ class Server(uvicorn.Server):
         worker: who answers.
         drain: seconds for requests to end by themselves.
         tell: takes a line for who started it.
+
+    Attributes:
+        worker: who answers.
     """
 
     def __init__(
         self, config: uvicorn.Config, worker: Worker, drain: float, tell: Callable[[str], None]
     ) -> None:
         super().__init__(config)
-        self._worker = worker
+        self.worker = worker
         self._drain = drain
         self._tell = tell
         self._until: float | None = None
@@ -54,23 +57,23 @@ class Server(uvicorn.Server):
 
     def stop(self) -> None:
         """Refuse more, and end when all that runs is over."""
-        self._worker.refuse_more()
+        self.worker.refuse_more()
         self._until = time.monotonic() + self._drain
-        if self._worker.outstanding:
-            self._tell(f"stopping: {self._worker.outstanding} requests end first")
+        if self.worker.outstanding:
+            self._tell(f"stopping: {self.worker.outstanding} requests end first")
 
     def close(self) -> None:
         """End the worker; nothing runs any more."""
-        self._worker.stop(timeout=_LAST_WORDS)
+        self.worker.stop(timeout=_LAST_WORDS)
 
     async def on_tick(self, counter: int) -> bool:
         """Look whether it is time to end."""
         if self._until is not None:
-            if not self._worker.outstanding or not self._worker.is_alive:
+            if not self.worker.outstanding or not self.worker.is_alive:
                 self.should_exit = True
             elif not self._cut and time.monotonic() > self._until:
                 self._cut = True
-                self._worker.end_all()
+                self.worker.end_all()
         return await super().on_tick(counter)
 
 

@@ -186,9 +186,7 @@ def test_text_alone_is_one_of_the_modalities(client: OpenAI) -> None:
     assert not hasattr(answer.choices[0].message, "images")
 
 
-@pytest.mark.parametrize(
-    ("ratio", "size"), [("1:1", "64x64"), ("16:9", "64x32"), ("2:3", "48x64")]
-)
+@pytest.mark.parametrize(("ratio", "size"), [("1:1", "64x64"), ("16:9", "64x32"), ("2:3", "48x64")])
 def test_an_aspect_ratio_gives_the_nearest_size_and_tells_it(
     served: Running, ratio: str, size: str
 ) -> None:
@@ -439,7 +437,7 @@ def test_the_description_names_every_option(served: Running) -> None:
         ("chat/completions", {"num_timesteps": "4"}, "num_timesteps", "must be an integer"),
         ("chat/completions", {"protocol": "nativ"}, None, "native"),
         ("chat/completions", {"messages": []}, "messages", "at least 1 item"),
-        ("chat/completions", {"messages": None}, "messages", "valid list"),
+        ("chat/completions", {"messages": None}, "messages", "is missing"),
         ("chat/completions", {"tools": [{"type": "function"}]}, "tools", "not supported"),
         ("chat/completions", {"logprobs": True}, "logprobs", "not supported"),
         ("chat/completions", {"temperature": 5.0}, "temperature", "less than or equal to 2"),

@@ -235,7 +235,10 @@ def test_one_response_may_be_continued_in_several_ways(worker: Worker) -> None:
         order(worker, question, after="one")
         for question in ("What colour is the square?", "What colour is the circle?")
     ]
-    assert [each.over.output.text for each in asked] == ["The square is blue.", "The circle is red."]
+    assert [each.over.output.text for each in asked] == [
+        "The square is blue.",
+        "The circle is red.",
+    ]
 
 
 def test_contexts_that_had_to_leave_are_read_again(inferencer: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from auto_interleaved.serving.fields import Strict, Told, with_options
+from auto_interleaved.serving.fields import Several, Strict, Told, with_options
 from auto_interleaved.serving.inputs import Input, Picture, Text
 
 
@@ -46,8 +46,8 @@ class Message(Strict):
     """
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part] | None = None
-    images: list[ImagePart] | None = None
+    content: str | Several[Part] | None = None
+    images: Several[ImagePart] | None = None
     name: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
@@ -87,8 +87,8 @@ class StreamOptions(Strict):
 class ChatFields(Told):
     """A request for a chat completion. Options of the library may stand beside these fields."""
 
-    messages: list[Message] = Field(min_length=1)
-    modalities: list[Literal["text", "image"]] | None = None
+    messages: Several[Message] = Field(min_length=1)
+    modalities: Several[Literal["text", "image"]] | None = None
     content_format: Literal["text", "parts"] = Field(
         "text", description='"parts": content is a list of texts and pictures in order'
     )
@@ -100,7 +100,7 @@ class ChatFields(Told):
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    stop: str | list[str] | None = None
+    stop: str | Several[str] | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, Any] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_validator
 from pydantic.json_schema import SkipJsonSchema, WithJsonSchema
@@ -27,7 +27,12 @@ _SCHEMAS: Mapping[str, Any] = {
     "protocol": {"type": "string", "enum": list(PROTOCOLS)},
     "seed": {"type": "integer", "minimum": -1, "maximum": 2**64 - 1},
 }
+_LONGEST_NAME = 100  # of an unknown field that is told; to look for its like takes time
 Model = TypeVar("Model", bound="Strict")
+
+Entry = TypeVar("Entry")
+# A list of a request. At the first entry that is wrong it is: nobody reads of a million.
+Several = Annotated[list[Entry], Field(max_length=10_000, fail_fast=True)]
 
 
 class Strict(BaseModel):
@@ -45,7 +50,7 @@ class Strict(BaseModel):
         known = list(cls.model_fields)
         for name in given:
             if name not in known:
-                message = unknown_option(str(name), known)
+                message = unknown_option(str(name)[:_LONGEST_NAME], known)
                 raise PydanticCustomError(
                     "unknown_option", "{message}", {"message": message, "name": shown(name)[1:-1]}
                 )
@@ -100,8 +105,6 @@ def _option_fields() -> dict[str, Any]:
 
 
 def _shaped(schema: dict[str, Any]) -> Any:
-    from typing import Annotated
-
     return Annotated[Any, WithJsonSchema(schema)]
 
 

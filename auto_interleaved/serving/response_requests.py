@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from auto_interleaved.serving.errors import bad_request
-from auto_interleaved.serving.fields import Strict, Told, with_options
+from auto_interleaved.serving.fields import Several, Strict, Told, with_options
 from auto_interleaved.serving.inputs import Input, Picture, Text
 
 
@@ -38,7 +38,7 @@ class MessageItem(Strict):
 
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Content]
+    content: str | Several[Content]
     id: str | None = None
     status: str | None = None
     phase: str | None = None
@@ -129,7 +129,7 @@ class ImageTool(Strict):
 class ResponseFields(Told):
     """A request for a response. Options of the library may stand beside these fields."""
 
-    input: str | list[Item]
+    input: str | Several[Item]
     instructions: str | None = None
     tools: list[ImageTool] | None = Field(None, max_length=1)
     tool_choice: Any = None
@@ -142,7 +142,7 @@ class ResponseFields(Told):
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     truncation: str | None = None
-    include: list[str] | None = None
+    include: Several[str] | None = None
     parallel_tool_calls: bool | None = None
     reasoning: dict[str, Any] | None = None
     text: dict[str, Any] | None = None

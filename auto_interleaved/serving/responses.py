@@ -149,7 +149,9 @@ def _about(body: ResponseFields, model: str, seed: Any) -> dict[str, Any]:
         "temperature": body.temperature,
         "top_p": body.top_p,
         "tool_choice": body.tool_choice or "auto",
-        "tools": [tool.model_dump(exclude_none=True) for tool in body.tools or []],
+        "tools": [
+            tool.model_dump(exclude_none=True, exclude={"model"}) for tool in body.tools or []
+        ],
         "truncation": "disabled",
         "text": {"format": {"type": "text"}},
         "reasoning": {"effort": None, "summary": None},

@@ -17,6 +17,7 @@ from auto_interleaved.serving.limits import Limits
 from auto_interleaved.serving.worker import Worker
 
 _MOST_CONNECTIONS = 1024
+_IDLE = 75  # seconds that a connection may; longer than clients keep theirs, so they close it
 _LAST_WORDS = 5  # seconds for what was made to be sent once all runs have ended
 
 
@@ -126,6 +127,7 @@ def make_server(  # noqa: PLR0913 - what a server is made of
         server_header=False,
         proxy_headers=False,
         limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=_LAST_WORDS,
     )
     return Server(config, worker, limits.drain_seconds, tell)

@@ -126,6 +126,7 @@ def run_server(request: ServeRequest, screen: Screen, load: Callable[[ServeReque
             public_url=request.public_url,
             tell=lambda line: screen.note(f"{PROGRAM}: {line}"),
         )
+        listening.listen()  # from now on who does as is said is heard
         for line in _advice(request, listening.getsockname()[1]):
             screen.note(line)
         server.serve(made, listening)

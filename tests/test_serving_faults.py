@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,7 @@ import pytest
 from tests.serving import DRAW, STORY, Running, alone, decoded, running, same, wait_until
 
 ROOT = Path(__file__).parent.parent
-SHORT: dict[str, Any] = {"num_timesteps": 3, "max_interleaved_blocks": 2, "max_images": 1}
+SHORT: dict[str, Any] = {"num_timesteps": 2, "max_text_length": 12, "max_images": 1}
 LONG: dict[str, Any] = {"num_timesteps": 200}
 
 
@@ -32,7 +29,8 @@ def chat(prompt: str, **given: Any) -> dict[str, Any]:
 
 
 def test_a_hundred_clients_at_once_get_what_each_gets_alone() -> None:
-    asked = [(prompt, seed) for prompt in (STORY, DRAW) for seed in range(5)] * 10
+    pairs = [(prompt, seed) for prompt in (STORY, DRAW) for seed in range(4)]
+    asked = (pairs * 13)[:100]
     options = {"content_format": "parts", "do_sample": True, "text_temperature": 1.0}
 
     async def all_at_once(url: str) -> list[Any]:
@@ -46,8 +44,8 @@ def test_a_hundred_clients_at_once_get_what_each_gets_alone() -> None:
         answers = asyncio.run(all_at_once(server.url))
         assert server.worker.outstanding == 0
     given = {**SHORT, "do_sample": True, "text_temperature": 1.0}
-    expected = {pair: alone(pair[0], seed=pair[1], **given) for pair in set(asked)}
-    assert len({output.text for output in expected.values()}) > 5
+    expected = {pair: alone(pair[0], seed=pair[1], **given) for pair in pairs}
+    assert len({output.text for output in expected.values()}) > 4
     for pair, answer in zip(asked, answers, strict=True):
         content = answer["choices"][0]["message"]["content"]
         items = [
@@ -104,8 +102,8 @@ def test_a_client_that_goes_away_frees_its_place(served: Running, path: str, str
 
 
 def test_a_stream_is_kept_alive_while_nothing_is_told() -> None:
-    with running(keep_alive_seconds=0.05) as server:
-        body = chat(DRAW, num_timesteps=120, max_images=1, stream=True)
+    with running(keep_alive_seconds=0.02) as server:
+        body = chat(DRAW, num_timesteps=50, max_images=1, stream=True)
         told = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).text
         between = told.partition('"content":"."')[2].partition('"images"')[0]
         assert ": still at it\n\n" in between
@@ -113,7 +111,7 @@ def test_a_stream_is_kept_alive_while_nothing_is_told() -> None:
             model="picturebook",
             messages=[{"role": "user", "content": DRAW}],
             stream=True,
-            extra_body={"num_timesteps": 60, "max_images": 1},
+            extra_body={"num_timesteps": 30, "max_images": 1},
         )
         assert len(list(answer)) > 5
 
@@ -130,32 +128,12 @@ def test_a_request_whose_time_is_over_gives_what_it_has() -> None:
 # Processes.
 
 
-@contextmanager
-def process(*flags: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run the command; yield its URL."""
-    words = [sys.executable, "auto_interleaved_inference.py", "serve", "--port", "0", *flags]
-    with subprocess.Popen(
-        words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as started:
-        assert started.stderr is not None
-        try:
-            lines = []
-            while len(lines) < 3:
-                lines.append(started.stderr.readline())
-                assert lines[-1], "it ended"
-            found = re.search(r"http://127\.0\.0\.1:\d+", lines[0])
-            assert found is not None, lines
-            yield found[0], started
-        finally:
-            started.kill()
-
-
-def in_the_background(url: str, body: dict[str, Any]) -> tuple[threading.Thread, list[Any]]:
-    got: list[Any] = []
+def in_the_background(url: str, body: dict[str, Any]) -> tuple[threading.Thread, list[str]]:
+    got: list[str] = []
 
     def ask() -> None:
         with httpx.stream(
-            "POST", f"{url}/v1/chat/completions", json=body | {"stream": True}, timeout=60
+            "POST", f"{url}/v1/chat/completions", json=body | {"stream": True}, timeout=120
         ) as answer:
             got.extend(answer.iter_lines())
 
@@ -164,60 +142,42 @@ def in_the_background(url: str, body: dict[str, Any]) -> tuple[threading.Thread,
     return thread, got
 
 
-def test_a_server_that_is_told_to_stop_ends_what_runs_and_refuses_more() -> None:
-    with process() as (url, server):
-        thread, got = in_the_background(url, chat(STORY, num_timesteps=60))
-        wait_until(lambda: any('"content":"Once"' in line for line in got))
-        server.send_signal(signal.SIGTERM)
-
-        def refused() -> bool:
-            answer = httpx.get(f"{url}/ready")
-            return answer.status_code == 503
-
-        wait_until(refused, 5)
-        answer = httpx.post(f"{url}/v1/chat/completions", json=chat("Go."))
-        assert answer.status_code == 503
-        assert answer.json()["error"]["code"] == "stopping"
-        thread.join(60)
-        assert got[-2] == "data: [DONE]" or "data: [DONE]" in got
-        assert any('"finish_reason":"stop"' in line for line in got)
-        assert server.wait(20) == 0
+def test_the_command_says_what_to_type_and_ends_what_runs_when_it_is_told_to_stop() -> None:
+    """What curl is told to send is sent, as it stands."""
+    words = [sys.executable, "auto_interleaved_inference.py", "serve", "--port", "0"]
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            first, second, third = (server.stderr.readline() for _ in range(3))
+            [url] = re.findall(r"(http://127.0.0.1:\d+)/docs", first)
+            assert third.startswith(f'client = openai.OpenAI(base_url="{url}/v1"')
+            if shutil.which("curl"):
+                told = subprocess.check_output(second, shell=True, text=True, timeout=120)
+                assert told.rstrip().endswith("data: [DONE]")
+                assert '"images"' in told
+            thread, got = in_the_background(url, chat(STORY, num_timesteps=60))
+            wait_until(lambda: any('"content":"Once"' in line for line in got))
+            server.send_signal(signal.SIGTERM)
+            wait_until(lambda: httpx.get(f"{url}/ready").status_code == 503, 5)
+            refused = httpx.post(f"{url}/v1/chat/completions", json=chat("Go."))
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "stopping"
+            thread.join(120)
+            assert "data: [DONE]" in got
+            assert any('"finish_reason":"stop"' in line for line in got)
+            assert server.wait(20) == 0
+        finally:
+            server.kill()
 
 
 def test_what_does_not_end_in_time_is_told_what_it_has() -> None:
-    with process("--drain-seconds", "0.3") as (url, server):
-        thread, got = in_the_background(url, chat(STORY, **LONG))
+    with running(drain_seconds=0.2) as server:
+        thread, got = in_the_background(server.url, chat(STORY, **LONG))
         wait_until(lambda: any('"content":"Once"' in line for line in got))
-        started = time.monotonic()
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(30) == 0
-        assert time.monotonic() - started < 15
+        server.server.handle_exit(signal.SIGTERM, None)
         thread.join(30)
         told = [json.loads(line[6:]) for line in got if line.startswith("data: {")]
         assert told[-1]["error"]["code"] == "stopping"
         assert told[-2]["choices"][0]["native_finish_reason"] == "stopping"
         assert got[-2:] == ["data: [DONE]", ""]
-
-
-def test_the_command_says_in_three_lines_what_to_type_and_it_works() -> None:
-    """What curl is told to send is sent, as it stands."""
-    with subprocess.Popen(
-        [sys.executable, "auto_interleaved_inference.py", "serve", "--port", "0"],
-        cwd=ROOT,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    ) as server:
-        assert server.stderr is not None
-        try:
-            first, second, third = (server.stderr.readline() for _ in range(3))
-            assert "/docs" in first
-            assert third.startswith("client = openai.OpenAI(base_url=")
-            done = subprocess.run(
-                second, shell=True, capture_output=True, text=True, timeout=60, check=True
-            )
-            assert done.stdout.rstrip().endswith("data: [DONE]")
-            assert '"images"' in done.stdout
-        finally:
-            server.send_signal(signal.SIGINT)
-        assert server.wait(20) == 0
+        wait_until(lambda: server.server.should_exit)

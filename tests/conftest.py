@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,15 @@ def load_golden() -> InterleaveInferencer:
 @pytest.fixture(scope="session")
 def golden_inferencer() -> InterleaveInferencer:
     return load_golden()
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Any]:
+    """A server of the bundled model, open to this machine; see `tests.serving.Running`."""
+    from tests.serving import running
+
+    with running() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -105,6 +105,13 @@ class Batch:
             resume = member.work.throw if failed else member.work.send
             yield from self._go_on(member.index, member.work, partial(resume, reply))
 
+    def leave(self, index: int) -> None:
+        """End one run as a closed stream ends, between two rounds; it keeps what it has made."""
+        leaving = [member for member in self._members if member.index == index]
+        for member in leaving:
+            self._members.remove(member)
+            member.work.close()
+
     def close(self, error: BaseException | None = None) -> None:
         """End all runs, by an error or as a closed stream ends; each keeps what it has made."""
         members, self._members = self._members, []

@@ -14,6 +14,8 @@ from torch import Tensor
 from auto_interleaved.run.asks import Ask, EncodeImage, ReadIds, ReadLatent, ReadVision
 from modeling.context import Context
 
+_MOST = 512  # answers; to look through them costs little
+
 _NOTHING = b"nothing read"
 
 
@@ -78,6 +80,8 @@ class Beginnings:
             self._latents = {k: v for k, v in self._latents.items() if v[0]() is not None}
             self._latents[id(latent)] = ref(latent), name
         self._kept[name] = answer
+        while len(self._kept) > _MOST:
+            self._kept.popitem(last=False)
         self.allow(self._limit)
 
     def allow(self, limit: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from auto_interleaved.drivers.admission import Admission
 from auto_interleaved.drivers.batch import Batch
 from auto_interleaved.drivers.beginnings import Beginnings
 from auto_interleaved.options.generation import GenerationOptions, make_options
@@ -59,7 +60,7 @@ class Many:
         self._prepare = prepare
         self._prompts = _listed(prompts)
         given = make_options(dict(options))  # what is wrong for all is said at once
-        self._limit = given.max_context_memory
+        self._admission = Admission(given.max_context_memory)
         self._options = dict(options)
         count = len(self._prompts)
         self._each = _options_each(each, count) if each is not None else [{}] * count
@@ -69,7 +70,6 @@ class Many:
         self._beginnings = Beginnings(SHARED_BYTES)
         self._waiting = deque(range(count))
         self._ready: Prepared | Refused | None = None  # the first of those that wait
-        self._reserved: dict[int, int] = {}  # bytes that runs under way may come to take
 
     def outputs(self) -> list[InterleavedOutput | None]:
         """Return what was made for each prompt so far; None where it has not begun."""
@@ -98,7 +98,7 @@ class Many:
                 while self._waiting or batch.size:
                     for index, event in self._next(batch, size):
                         if isinstance(event, Finished):
-                            del self._reserved[index]
+                            self._admission.release(index)
                             bar.update()
                         yield index, event
                     bar.tell(batch.doing)
@@ -125,15 +125,9 @@ class Many:
 
     def _makes_room(self, index: int, begun: Prepared | Refused) -> bool:
         """Reserve what a run can come to take, if there is so much beside the others."""
-        if self._limit is None:
-            self._reserved[index] = 0
-            return True
-        needed = begun.most_memory()
-        left = self._limit - sum(self._reserved.values()) - needed
-        if left < 0:
+        if not self._admission.admits(index, begun):
             return False
-        self._reserved[index] = needed
-        self._beginnings.allow(min(left, SHARED_BYTES))
+        self._beginnings.allow(min(self._admission.left, SHARED_BYTES))
         return True
 
     def _prepared(self, index: int) -> Prepared | Refused:

@@ -172,8 +172,8 @@ def unknown_option(keyword: str, known: Sequence[str]) -> str:
 def nearest_option(keyword: str, known: Sequence[str]) -> str | None:
     """Return the option that a name most likely means; None if it is like none of them."""
     name = spelt_as_ours(keyword)
-    meant = {option: option for option in known}
-    meant |= {word: option for word, option in _MEANT.items() if option in known}
+    meant = {word: option for word, option in _MEANT.items() if option in known}
+    meant |= {option: option for option in known}
     near = [name] if name in meant else difflib.get_close_matches(name, meant, 1, _ALIKE)
     return meant[near[0]] if near else None
 

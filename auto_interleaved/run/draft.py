@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from data.output import Segment
 from data.output.segments import SegmentRole
@@ -13,6 +13,20 @@ from modeling.context import Context
 
 Ending = Literal["stop", "length", "stop_string", "context_full"]
 Verdict = Ending | Literal["draw", "more"]
+
+
+class Released(NamedTuple):
+    """Text that may be shown.
+
+    Attributes:
+        text: all of it; "" for none.
+        ids: those that came since the last text.
+        apart: what of the text only sets it off from an image before it.
+    """
+
+    text: str = ""
+    ids: tuple[int, ...] = ()
+    apart: str = ""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -43,21 +57,21 @@ class Draft:
     last_id: int | None = None
     started: float = field(default_factory=time.perf_counter)
 
-    def push(self, token: int) -> tuple[str, tuple[int, ...]]:
-        """Take the next id; return the text that it releases, and the ids since the last text."""
+    def push(self, token: int) -> Released:
+        """Take the next id; return what it releases."""
         return self._released(self.stream.push(token))
 
-    def finish(self) -> tuple[str, tuple[int, ...]]:
-        """Release what was held back, as `push` does."""
+    def finish(self) -> Released:
+        """Release what was held back."""
         return self._released(self.stream.finish())
 
-    def _released(self, text: str) -> tuple[str, tuple[int, ...]]:
+    def _released(self, text: str) -> Released:
         if not text:
-            return "", ()
+            return Released()
         apart = "" if self.text else self._apart(text)
         self.text += apart + text if self.in_text else text
         ids, self.told = self.stream.ids[self.told :], len(self.stream.ids)
-        return apart + text, ids
+        return Released(apart + text, ids, "" if self.in_text else apart)
 
     def _apart(self, text: str) -> str:
         return self.separator if self.in_text or not text[0].isspace() else ""

@@ -104,9 +104,12 @@ class Budget:
         It is at most the limit, before which a run ends, and no step begins where the model has no
         positions for it.
         """
-        sketch, limit = empty_contexts(Context.empty(0)), self._options.max_context_memory
-        forecast, size = Forecast(self._inferencer, sketch.each), self._model.bytes_per_token
-        for step in steps:
+        start, limit = self._start.contexts, self._options.max_context_memory
+        sketch, kept = _sketched(start or empty_contexts(Context.empty(0)), self._start.each)
+        forecast = Forecast(self._inferencer, (*sketch.each, *kept))
+        size = self._model.bytes_per_token
+        again = [] if start is not None or not self._start.items else [self._start.resumed]
+        for step in (*again, *steps):
             if limit is not None and forecast.peak * size >= limit:
                 return limit
             if sketch.full.position + TEXT_POSITIONS > self._inferencer.max_positions:

@@ -10,7 +10,7 @@ from functools import partial
 from auto_interleaved.options.generation import GenerationOptions
 from auto_interleaved.run.asks import NextToken, ReadIds, Text, Work, ask
 from auto_interleaved.run.contexts import Contexts, Reader
-from auto_interleaved.run.draft import Draft, Verdict
+from auto_interleaved.run.draft import Draft, Released, Verdict
 from auto_interleaved.run.record import RunRecord
 from data.output.events import Event, TextDelta, TextDone, ThoughtDelta
 from data.protocols import EveryText, Marker, Protocol, Sampled, Written
@@ -74,10 +74,10 @@ class Writer:
         self._record.pending = partial(draft.so_far, "thought")
         try:
             limit = self._options.max_think_token_n
-            yield from self._fill(draft, contexts, limit, lambda id_: _thought(*draft.push(id_)))
-            yield from _thought(*draft.finish())
+            yield from self._fill(draft, contexts, limit, lambda id_: _thought(draft.push(id_)))
+            yield from _thought(draft.finish())
         except Exception:
-            yield from _thought(*draft.finish())
+            yield from _thought(draft.finish())
             raise
         finally:
             self._record.pending = None
@@ -105,14 +105,14 @@ class Writer:
         self._record.pending = partial(draft.so_far, "generated")
 
         def push(id_: int) -> Iterator[Event]:
-            yield from _delta(block, *draft.push(id_))
+            yield from _delta(block, draft.push(id_))
             draft.ending = self._decided(draft)
 
         try:
             yield from self._fill(draft, contexts, self._options.max_text_length, push)
-            yield from _delta(block, *draft.finish())
+            yield from _delta(block, draft.finish())
         except Exception:
-            yield from _delta(block, *draft.finish())
+            yield from _delta(block, draft.finish())
             raise
         finally:  # also where the run is interrupted or its iterator closed
             self._record.pending = None
@@ -246,11 +246,11 @@ _HEARD: dict[Hit | None, Verdict | None] = {
 _DECISIONS: dict[str, Verdict | None] = {"write": None, "draw": "draw", "stop": "stop"}
 
 
-def _delta(block: int, text: str, ids: tuple[int, ...]) -> Iterator[Event]:
-    if text:
-        yield TextDelta(block=block, text=text, token_ids=ids)
+def _delta(block: int, new: Released) -> Iterator[Event]:
+    if new.text:
+        yield TextDelta(block=block, text=new.text, token_ids=new.ids, apart=new.apart)
 
 
-def _thought(text: str, ids: tuple[int, ...]) -> Iterator[Event]:
-    if text:
-        yield ThoughtDelta(text=text, token_ids=ids)
+def _thought(new: Released) -> Iterator[Event]:
+    if new.text:
+        yield ThoughtDelta(text=new.text, token_ids=new.ids)

@@ -111,13 +111,7 @@ def read_request(arguments: Sequence[str] | None) -> Request | ManyRequest:
             "--spread-guidance needs several processes; start them so: "
             f"torchrun --nproc-per-node 3 --no-python {PROGRAM} PROMPT --spread-guidance"
         )
-    loading = {
-        "base": given.base,
-        "device": _device(given.device, among=launched_rank() is not None),
-        "dtype": None if given.dtype is None else getattr(torch, given.dtype),
-        "revision": given.revision,
-        "local_files_only": given.local_files_only,
-    }
+    loading = loading_of(given)
     if given.prompts is not None:
         return _many(given, options, loading)
     # Without a seed, one is drawn, so that every run can be had again.
@@ -130,6 +124,21 @@ def read_request(arguments: Sequence[str] | None) -> Request | ManyRequest:
         loading=loading,
         spread=given.spread_guidance,
     )
+
+
+def loading_of(given: Namespace) -> dict[str, Any]:
+    """Return what a model is loaded by.
+
+    Raises:
+        ArgumentError: if there is no such device.
+    """
+    return {
+        "base": given.base,
+        "device": _device(given.device, among=launched_rank() is not None),
+        "dtype": None if given.dtype is None else getattr(torch, given.dtype),
+        "revision": given.revision,
+        "local_files_only": given.local_files_only,
+    }
 
 
 def _require_one_kind(given: Namespace) -> None:

@@ -26,11 +26,19 @@ class TextDelta:
         text: What is new since the block's last delta; never empty. A block's first begins with a
             line break where that is all that sets it off from a text before an image.
         token_ids: The ids that are new since then; characters and ids need not line up.
+        apart: What of the text, at its beginning, is shown between this block and an image before
+            it, and is no part of the block.
     """
 
     block: int
     text: str
     token_ids: tuple[int, ...] = ()
+    apart: str = ""
+
+    @property
+    def own(self) -> str:
+        """The text without what sets it apart."""
+        return self.text.removeprefix(self.apart)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,7 +42,7 @@ class Beginnings:
         """Bytes of keys, values and latents that are kept."""
         stores = {context.store for answer in self._kept.values() for context in _contexts(answer)}
         latents = [latent for answer in self._kept.values() for latent in _latents(answer)]
-        return sum(part.nbytes for part in (*stores, *latents))
+        return sum(s.nbytes for s in stores) + sum(latent.nbytes for latent in latents)
 
     def name(self, question: Ask[Any]) -> bytes | None:
         """Return the name of what a question is answered with; None where it has none."""

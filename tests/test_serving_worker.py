@@ -11,7 +11,6 @@ import torch
 
 from auto_interleaved.drivers.batch import Batch
 from auto_interleaved.options.generation import make_options
-from auto_interleaved.run.asks import DecodeImage
 from auto_interleaved.serving.kept import KeptResponses, NotKeptError
 from auto_interleaved.serving.limits import Limits
 from auto_interleaved.serving.orders import Accepted, BusyError, Order, StoppingError
@@ -94,14 +93,15 @@ def test_a_cancelled_one_that_waits_never_begins(inferencer: Any) -> None:
 
 
 def test_a_failure_belongs_to_one(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode = worker_driver(worker)
+    inferencer = worker._runs._inferencer
+    decode = inferencer.decode_images
 
-    def broken(question: Any) -> Any:
-        if isinstance(question, DecodeImage) and question.shape == (32, 32):
+    def broken(latents: Any, shape: tuple[int, int]) -> Any:
+        if shape == (32, 32):
             raise RuntimeError("broken on purpose")
-        return decode(question)
+        return decode(latents, shape)
 
-    monkeypatch.setattr(worker._runs._batch._direct, "answer", broken)
+    monkeypatch.setattr(inferencer, "decode_images", broken)
     other = order(worker, seed=4)
     broken_one = order(worker, image_shape=(32, 32))
     over = broken_one.over
@@ -109,10 +109,6 @@ def test_a_failure_belongs_to_one(worker: Worker, monkeypatch: pytest.MonkeyPatc
     assert str(over.output.error) == "broken on purpose"
     assert over.output.text.startswith("First")
     assert same(list(other.over.output), alone(DRAW, seed=4))
-
-
-def worker_driver(worker: Worker) -> Any:
-    return worker._runs._batch._direct.answer
 
 
 def test_a_round_that_fails_as_a_whole_ends_all_and_the_worker_goes_on(

@@ -38,6 +38,7 @@ setup(
         ],
         "serve": [
             "fastapi>=0.165",
+            "fastapi-offline>=1.7.7",
             "uvicorn>=0.54",
             "pydantic>=2.12",
             "python-multipart>=0.0.34",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import httpx
@@ -413,7 +414,12 @@ def test_a_server_tells_how_it_is(served: Running, client: OpenAI) -> None:
     assert 'auto_interleaved_requests_total{path="/v1/models",status="200"}' in told
     for name in ("tokens_total", "images_total", "run_seconds_total", "running", "kept_bytes"):
         assert f"auto_interleaved_{name}" in told
-    assert httpx.get(f"{served.url}/docs").status_code == 200
+    page = httpx.get(f"{served.url}/docs").text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert len(loaded) > 2
+    for path in loaded:
+        assert path.startswith("/"), "nothing comes from elsewhere"
+        assert httpx.get(f"{served.url}{path}").status_code == 200
 
 
 def test_the_description_names_every_option(served: Running) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from auto_interleaved.serving import chat, errors, images, responses, status
 from auto_interleaved.serving.door import Application, Door
@@ -43,7 +43,8 @@ def build(  # noqa: PLR0913 - what a server is made of
         hosts: names that the server goes by, beside those of this machine; only where it is open.
         public_url: what URLs of pictures begin with, where a proxy stands before the server.
     """
-    app = FastAPI(title="auto-interleaved", description=_DESCRIPTION, redoc_url=None)
+    # Offline: the page of FastAPI itself loads its scripts from elsewhere.
+    app = FastAPIOffline(title="auto-interleaved", description=_DESCRIPTION, redoc_url=None)
     shelf = Shelf(limits.picture_memory, limits.picture_seconds)
     app.state.metrics = metrics = Metrics(worker, shelf)
     worker.note = metrics.note_run

@@ -19,7 +19,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
-_OPEN = ("/health", "/ready", "/docs", "/openapi.json", "/pictures/")
+_OPEN = ("/health", "/ready", "/docs", "/static-offline-docs/", "/openapi.json", "/pictures/")
 _BODY_SECONDS = 60.0
 
 

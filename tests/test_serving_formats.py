@@ -504,17 +504,16 @@ def test_unknown_models_paths_and_verbs_are_told_in_the_same_shape(
 def failing(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A server whose second picture fails."""
     with running() as server:
-        answer = server.worker._runs._batch._direct.answer
-        drawn: list[Any] = []
+        inferencer = server.worker._runs._inferencer
+        decode, drawn = inferencer.decode_images, []
 
-        def broken(question: Any) -> Any:
-            if type(question).__name__ == "DecodeImage":
-                drawn.append(question)
-                if len(drawn) % 2 == 0:
-                    raise RuntimeError("broken on purpose")
-            return answer(question)
+        def broken(latents: Any, shape: Any) -> Any:
+            drawn.append(latents)
+            if len(drawn) % 2 == 0:
+                raise RuntimeError("broken on purpose")
+            return decode(latents, shape)
 
-        monkeypatch.setattr(server.worker._runs._batch._direct, "answer", broken)
+        monkeypatch.setattr(inferencer, "decode_images", broken)
         yield server
 
 

@@ -150,6 +150,7 @@ def _advice(request: ServeRequest, port: int) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=f"{PROGRAM} serve",
+        usage=f"{PROGRAM} serve [--model DIR] [--host HOST] [--port N] [--api-key KEY] [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=HelpFormatter,
@@ -177,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         of_bytes = entry.name.endswith(("memory", "body"))
         reads: Callable[[str], float] = number_of_bytes if of_bytes else whole_number
         reads = real_number if entry.name.endswith("seconds") else reads
-        default = "none" if entry.default is None else f"{entry.default:g}"
+        default = "none" if entry.default is None else str(entry.default).removesuffix(".0")
         limits.add_argument(
             "--" + entry.name.replace("_", "-"),
             type=reads,

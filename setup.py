@@ -35,6 +35,7 @@ setup(
             "nbclient>=0.10",
             "ipykernel>=6",
         ],
+        "train": ["peft>=0.21", "datasets>=4"],
         "quantize": ["bitsandbytes"],
         "fp8": ["torchao>=0.15"],
     },

@@ -196,7 +196,9 @@ def refuse(*arguments, **named):
 
 socket.socket.connect = socket.socket.connect_ex = refuse
 socket.create_connection = socket.getaddrinfo = refuse
-for name in ("flash_attn", "torchvision", "cv2", "bitsandbytes", "triton", "xformers"):
+for name in (
+    "flash_attn", "torchvision", "cv2", "bitsandbytes", "triton", "xformers", "peft", "datasets"
+):
     sys.modules[name] = None
 for name in sys.argv[1:]:
     importlib.import_module(name)

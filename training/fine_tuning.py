@@ -13,6 +13,7 @@ from training.deciding import teach_decision
 from training.decoder import accelerator, train_decoder
 from training.held_out import HeldOut
 from training.lora import add_lora, save_adapter
+from training.partial_states import save_learnt_alone
 from training.plan import require_device
 from training.task import FineTuning
 from training.taught import complete
@@ -41,6 +42,8 @@ def fine_tune(task: FineTuning, device: str) -> None:
     runner = accelerator(device)
     at_first = begin(task, runner.device)
     model = _learning(task, at_first)
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        save_learnt_alone(runner)
     mine = at_first.conversations[runner.process_index :: runner.num_processes]
     others = at_first.lessons.once(at_first.held_out) if at_first.held_out else []
     prepared = train_decoder(

@@ -67,7 +67,7 @@ def save_adapter(task: FineTuning, prepared: nn.Module, runner: Accelerator) -> 
     wrapped: Any = runner.unwrap_model(prepared)
     wrapped.peft_config["default"].base_model_name_or_path = str(task.checkpoint)
     beside = task.output / "adapter.partial"
-    wrapped.save_pretrained(str(beside), state_dict=state)
+    wrapped.save_pretrained(str(beside), state_dict=state, save_embedding_layers=False)
     for name in FILES:
         replace_file(task.output / name, lambda place, name=name: _copy(beside / name, place))
     shutil.rmtree(beside)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from safetensors import safe_open
 from torch import nn
 
 from data.wording import shown
@@ -116,6 +117,7 @@ def add_adapters(model: nn.Module, folders: Mapping[str, Path]) -> None:
                 wrapped = peft.PeftModel.from_pretrained(model, str(folder), adapter_name=name)
             else:
                 wrapped.load_adapter(str(folder), adapter_name=name)
+            _require_whole(_taken(peft, wrapped, name), folder)
         except Exception as error:  # which one depends on the file, and on peft's version
             raise ValueError(
                 f"adapter {folder} does not fit this checkpoint ({shown(str(error))}); "
@@ -126,6 +128,21 @@ def add_adapters(model: nn.Module, folders: Mapping[str, Path]) -> None:
             getattr(layer, part).to(dtype)
     model.requires_grad_(False).eval()
     set_adapters(model, list(folders))
+
+
+def _taken(peft: ModuleType, wrapped: Any, name: str) -> Collection[str]:
+    state: Mapping[str, Any] = peft.get_peft_model_state_dict(
+        wrapped, adapter_name=name, save_embedding_layers=False
+    )
+    return state.keys()
+
+
+def _require_whole(taken: Collection[str], folder: Path) -> None:
+    """Check that a file holds what its configuration says; peft itself would only warn."""
+    with safe_open(folder / WEIGHTS_FILE, framework="numpy") as stored:
+        astray = set(taken) ^ set(stored.keys())
+    if astray:
+        raise ValueError(f"{len(astray)} tensors are missing or strange, such as {min(astray)}")
 
 
 def set_adapters(model: nn.Module, names: Sequence[str]) -> None:

@@ -2,8 +2,10 @@
 
 python train.py --output runs/picturebook
 python train.py --output runs/mine --checkpoint BAGEL-7B-MoT --data stories/
+python train.py --plan --checkpoint BAGEL-7B-MoT --memory 80GB
 
 `--data` takes JSONL files of conversations, directories of them and patterns (docs/training.md).
+`--plan` tells what fits into memory.
 Stopped at any time, the same command goes on where it was. Several processes or GPUs share the
 work under `torchrun --nproc-per-node N train.py ...` or `accelerate launch train.py ...`.
 """
@@ -23,6 +25,7 @@ import torch
 from modeling.checkpoint import BUNDLED_MODEL
 from picturebook.training.model import Budget, train_picturebook
 from training.bars import is_first_process
+from training.capacity import main as show_plan
 from training.fine_tuning import fine_tune
 from training.stopping import Interrupted
 from training.task import FineTuning, Lora, Quantization, Targets, Trainable
@@ -40,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0, or 128 and the number of the signal that stopped it after its state was saved.
     """
+    if "--plan" in (sys.argv[1:] if arguments is None else arguments):
+        return show_plan(arguments)
     given = {k: v for k, v in vars(_parse(arguments)).items() if v is not None}
     output, device = given.pop("output"), given.pop("device")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")

@@ -34,7 +34,14 @@ _FAILED = 1
 _SHARED = {"batch_tokens", "save_every"}  # by both kinds of training
 _LORA = {f"lora_{entry.name}" for entry in fields(Lora)}
 # A decision is learnt at once, not in steps.
-_OF_STEPS = {"steps", "learning_rate", "batch_tokens", "save_every", "checkpointing"}
+_OF_STEPS = {
+    "steps",
+    "learning_rate",
+    "batch_tokens",
+    "save_every",
+    "checkpointing",
+    "draw_every",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -202,6 +209,12 @@ def _add_fine_tuning(group: argparse._ArgumentGroup) -> None:
         type=_held_out,
         metavar="FILE",
         help="conversations, or a share of --data such as 0.05, to test with and not to learn",
+    )
+    group.add_argument(
+        "--draw-every",
+        type=int,
+        metavar="STEPS",
+        help="after which it answers some prompts, on the page OUTPUT/stories/index.html",
     )
     group.add_argument(
         "--skip-bad",

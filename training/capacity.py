@@ -18,7 +18,7 @@ from accelerate.utils import convert_file_size_to_int
 
 from modeling.bagel import Bagel
 from modeling.checkpoint import BUNDLED_MODEL, load_checkpoint
-from training.footprint import Footprint, Shapes, Way, footprint, longest
+from training.footprint import Shapes, Way, footprint, longest
 from training.plan import require_count
 from training.task import FineTuning
 
@@ -104,12 +104,13 @@ def report(model: Bagel, cards: Sequence[Card], tokens: int, rank: int) -> list[
     return lines[:-1]
 
 
-def _fits(shapes: Shapes, way: Way, taken: Footprint, card: Card) -> str:
-    size = f"{taken.total / GIGA:7.1f} GB"
-    if taken.total <= card.memory:
+def _fits(shapes: Shapes, way: Way, tokens: int, card: Card) -> str:
+    total = footprint(shapes, way, tokens).total
+    size = f"{total / GIGA:7.1f} GB"
+    if total <= card.memory:
         return f"fits           {size}"
     most = longest(shapes, way, card.memory)
-    return f"to {most:6,} tokens {size}" if most else f"does not fit   {size}"
+    return f"{most:6,} tokens  {size}" if most else f"does not fit   {size}"
 
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:

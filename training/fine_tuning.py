@@ -11,6 +11,7 @@ from training.beginning import Beginning, begin
 from training.checkpointing import compute_again
 from training.deciding import teach_decision
 from training.decoder import accelerator, train_decoder
+from training.drawn import Drawn
 from training.held_out import HeldOut
 from training.lora import add_lora, save_adapter
 from training.partial_states import save_learnt_alone
@@ -55,6 +56,7 @@ def fine_tune(task: FineTuning, device: str) -> None:
         task.output / "state",
         runner,
         held_out=HeldOut(others, at_first.special) if others else None,
+        drawn=_drawn(task, at_first),
     )
     if task.lora is not None:
         return save_adapter(task, prepared, runner)
@@ -78,6 +80,13 @@ def _learning(task: FineTuning, at_first: Beginning) -> nn.Module:
     if task.checkpointing:
         compute_again(at_first.checkpoint.model)
     return model
+
+
+def _drawn(task: FineTuning, at_first: Beginning) -> Drawn | None:
+    if not task.draw_every:
+        return None
+    conversations = at_first.held_out or at_first.conversations
+    return Drawn(at_first.checkpoint, conversations, task.output / "stories", task.draw_every)
 
 
 def _learnt(model: nn.Module) -> list[nn.Parameter]:

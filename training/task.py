@@ -66,6 +66,8 @@ class FineTuning:
         skip_bad: leave out what cannot be read, instead of refusing the data.
         held_out: files like those of `data`, or a share of `data` between 0 and 1, that is not
             learnt from: its losses are logged before the first step and with every report.
+        draw_every: steps after which the model answers some prompts of `held_out`, or else of
+            `data`, on a page in `output`; 0 is never.
     """
 
     checkpoint: Path
@@ -83,10 +85,12 @@ class FineTuning:
     save_every: float = 10.0
     skip_bad: bool = False
     held_out: Data | float | None = None
+    draw_every: int = 0
 
     def __post_init__(self) -> None:
         self.plan()
         require_count("batch_tokens", self.batch_tokens)
+        require_count("draw_every", self.draw_every, least=0)
         require_one_of("trainable", self.trainable, get_args(Trainable))
         if self.lora is not None and self.trainable != "all":
             raise ValueError(

@@ -113,6 +113,8 @@ def read_request(arguments: Sequence[str] | None) -> Request | ManyRequest:
         )
     loading = {
         "base": given.base,
+        "decision": given.decision,
+        "adapter": given.adapter,
         "device": _device(given.device, among=launched_rank() is not None),
         "dtype": None if given.dtype is None else getattr(torch, given.dtype),
         "revision": given.revision,

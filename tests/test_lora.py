@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -279,6 +280,20 @@ def test_what_is_no_adapter_of_this_checkpoint_is_told(adapter: Path, tmp_path: 
         load_checkpoint(
             BUNDLED_MODEL, adapter=adapter, device_map={"": "cpu", "language_model.lm_head": "disk"}
         )
+
+
+def test_fp8_does_not_go_with_adapters(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modeling.checkpoint.load._check_fp8", lambda placement: None)
+    with pytest.raises(ValueError, match=r"fp8=True does not go with adapter=; merge it"):
+        load_checkpoint(BUNDLED_MODEL, adapter=adapter, fp8=True)
+
+
+def test_without_peft_an_adapter_says_what_to_install(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match="adapters need peft: pip install peft"):
+        load_checkpoint(BUNDLED_MODEL, adapter=adapter)
 
 
 def test_a_half_written_adapter_is_told(adapter: Path, tmp_path: Path) -> None:

@@ -96,10 +96,10 @@ def report(model: Bagel, cards: Sequence[Card], tokens: int, rank: int) -> list[
     for card in cards:
         lines += [f"{card}", ""]
         for flags, way in ways(rank).items():
-            taken = footprint(shapes, replace(way, cards=card.number), tokens)
-            lines.append(
-                f"  {_fits(shapes, replace(way, cards=card.number), taken, card)}  {flags}"
-            )
+            # What is quantised, or learnt at once, lies whole on each card.
+            whole = way.quantized or way.learns == "decision"
+            spread = way if whole else replace(way, cards=card.number)
+            lines.append(f"  {_fits(shapes, spread, tokens, card)}  {flags}")
         lines.append("")
     return lines[:-1]
 

@@ -138,7 +138,7 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
         ValueError: a file is damaged, its content does not fit the others', or an option is out of
             range; the message names the file and what to do.
         TypeError: a keyword is unknown or its value of a wrong type.
-        ImportError: `fp8` without torchao.
+        ImportError: `fp8` without torchao, `adapter` without peft.
     """
     spelled = understood({**_keywords(), "dtype": dtype}, others)
     check_switches(local_files_only=local_files_only, compile_layers=compile_layers, fp8=fp8)
@@ -154,6 +154,11 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
         _check_fp8(placement)
     learnt = None if decision is None else Decision.load(decision)
     adapters = {} if adapter is None else find_adapters(adapter)
+    if fp8 and adapters:
+        raise ValueError(
+            "fp8=True does not go with adapter=; merge it into the checkpoint first: "
+            "python -m training.merge"
+        )
     location = locate(
         path_or_hub_id,
         base=base,

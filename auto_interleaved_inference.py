@@ -31,6 +31,7 @@ from data.protocols import Protocol, find_protocol
 from data.understanding import Understanding
 from inferencer import InterleaveInferencer
 from modeling.checkpoint import BUNDLED_MODEL, load_checkpoint
+from modeling.checkpoint.adapters import adapter_names, merge_adapters, set_adapters
 from modeling.checks import number
 
 __all__ = ["AutoInterleavedInferencer", "GenerationError", "InterleavedOutput", "Protocol"]
@@ -144,6 +145,27 @@ class AutoInterleavedInferencer(InterleaveInferencer):
                 not in.
         """
         self._peers = Peers(group, _timeout("timeout", timeout))
+
+    @property
+    def adapters(self) -> list[str]:
+        """The names of the adapters that the model was loaded with; see `set_adapters`."""
+        return adapter_names(self.model)
+
+    def set_adapters(self, names: Sequence[str]) -> None:
+        """Let some of the model's adapters count from now on, and no others.
+
+        Args:
+            names: which, each as its folder is called; none is the checkpoint by itself.
+
+        Raises:
+            ValueError: if there is no such adapter.
+            TypeError: if it is no list of names.
+        """
+        set_adapters(self.model, names)
+
+    def merge_adapters(self) -> None:
+        """Add what the adapters that count say to the weights, and take all of them out."""
+        merge_adapters(self.model)
 
     @property
     def is_main(self) -> bool:

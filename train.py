@@ -2,8 +2,10 @@
 
 python train.py --output runs/picturebook
 python train.py --output runs/mine --checkpoint BAGEL-7B-MoT --data stories/
+python train.py --plan --checkpoint BAGEL-7B-MoT --memory 80GB
 
 `--data` takes JSONL files of conversations, directories of them and patterns (docs/training.md).
+`--plan` tells what fits into memory.
 Stopped at any time, the same command goes on where it was. Several processes or GPUs share the
 work under `torchrun --nproc-per-node N train.py ...` or `accelerate launch train.py ...`.
 """
@@ -16,18 +18,30 @@ import re
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
 from modeling.checkpoint import BUNDLED_MODEL
 from picturebook.training.model import Budget, train_picturebook
 from training.bars import is_first_process
-from training.fine_tuning import FineTuning, Trainable, fine_tune
+from training.capacity import main as show_plan
+from training.fine_tuning import fine_tune
 from training.stopping import Interrupted
+from training.task import FineTuning, Lora, Quantization, Targets, Trainable
 
 _FAILED = 1
 _SHARED = {"batch_tokens", "save_every"}  # by both kinds of training
+_LORA = {f"lora_{entry.name}" for entry in fields(Lora)}
+# A decision is learnt at once, not in steps.
+_OF_STEPS = {
+    "steps",
+    "learning_rate",
+    "batch_tokens",
+    "save_every",
+    "checkpointing",
+    "draw_every",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0, or 128 and the number of the signal that stopped it after its state was saved.
     """
+    if "--plan" in (sys.argv[1:] if arguments is None else arguments):
+        return show_plan(arguments)
     given = {k: v for k, v in vars(_parse(arguments)).items() if v is not None}
     output, device = given.pop("output"), given.pop("device")
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
@@ -43,8 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("auto_interleaved").setLevel(level)
     try:
         if "data" in given:
-            given["dtype"] = getattr(torch, given.get("dtype", "float32"))
-            fine_tune(FineTuning(**{"checkpoint": BUNDLED_MODEL, **given}, output=output), device)
+            fine_tune(_task({"checkpoint": BUNDLED_MODEL, **given, "output": output}), device)
         else:
             options = {
                 name: given.pop(name) for name in ("start_from", "save_every") & given.keys()
@@ -54,6 +69,19 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger("auto_interleaved.training").info("%s", stop)
         return 128 + stop.signal
     return 0
+
+
+def _task(given: dict[str, Any]) -> FineTuning:
+    options = dict(given)
+    lora = {entry.name: options.pop(f"lora_{entry.name}", None) for entry in fields(Lora)}
+    lora = {name: value for name, value in lora.items() if value is not None}
+    if lora:
+        if "rank" not in lora:
+            raise ValueError(f"lora_{next(iter(lora))} needs --lora-rank, such as 16")
+        options["lora"] = Lora(**lora)
+    if "dtype" in options:
+        options["dtype"] = getattr(torch, options["dtype"])
+    return FineTuning(**options)
 
 
 def run() -> int:
@@ -76,7 +104,7 @@ def _tell(message: str, code: int) -> int:
 def _in_flags(message: str) -> str:
     """Name arguments as the command line does, where a message begins with one."""
     names = {entry.name for entry in (*fields(FineTuning), *fields(Budget))}
-    names |= {"start_from", "device"}
+    names |= {"start_from", "device", *_LORA}
     name = re.match(r"\w+", message)
     if name is None or name[0] not in names:
         return message
@@ -103,7 +131,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         flag = "--" + entry.name.replace("_", "-")
         group.add_argument(flag, type=int, help=f"default {entry.default}")
     parsed = parser.parse_args(arguments)
-    _require_one_kind(parser, {name for name, value in vars(parsed).items() if value is not None})
+    given = {name for name, value in vars(parsed).items() if value is not None}
+    _require_one_kind(parser, given)
+    if parsed.trainable == "decision" and (stray := given & _OF_STEPS):
+        parser.error(
+            f"--{sorted(stray)[0].replace('_', '-')} does not go with --trainable decision, which "
+            "is learnt at once"
+        )
     return parsed
 
 
@@ -121,7 +155,7 @@ def _held_out(value: str) -> str | float:
 
 
 def _require_one_kind(parser: argparse.ArgumentParser, given: set[str]) -> None:
-    fine_tuning = {entry.name for entry in fields(FineTuning)}
+    fine_tuning = {entry.name for entry in fields(FineTuning)} | _LORA
     if "data" not in given:
         stray, what = (fine_tuning - _SHARED - {"output"}) & given, "needs --data"
     else:
@@ -142,16 +176,45 @@ def _add_fine_tuning(group: argparse._ArgumentGroup) -> None:
         "--checkpoint", type=_directory, help="where to begin; default: the bundled model"
     )
     group.add_argument("--steps", type=int, help="default 1000")
-    group.add_argument("--learning-rate", type=float, help="default 1e-5")
-    group.add_argument("--trainable", choices=get_args(Trainable), help="default all")
+    group.add_argument("--learning-rate", type=float, help="default 1e-5; with LoRA 2e-4")
     group.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="of the weights; default float32"
+        "--trainable",
+        choices=get_args(Trainable),
+        help="default all; decision: only the rows of the head that say when to draw",
+    )
+    group.add_argument(
+        "--decision", type=_directory, metavar="PATH", help="one that was learnt, to begin with"
+    )
+    group.add_argument("--lora-rank", type=int, help="learn low-rank changes beside the weights")
+    group.add_argument("--lora-alpha", type=float, help="default twice the rank")
+    group.add_argument("--lora-targets", choices=get_args(Targets), help="default both")
+    group.add_argument(
+        "--quantize",
+        choices=get_args(Quantization),
+        help="hold the decoder's layers in 4 or 8 bits; with LoRA, or for a decision",
+    )
+    group.add_argument(
+        "--checkpointing",
+        action="store_true",
+        default=None,
+        help="compute activations again instead of keeping them: less memory, more time",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="of the weights; default float32, or as stored where they are not learnt",
     )
     group.add_argument(
         "--held-out",
         type=_held_out,
         metavar="FILE",
         help="conversations, or a share of --data such as 0.05, to test with and not to learn",
+    )
+    group.add_argument(
+        "--draw-every",
+        type=int,
+        metavar="STEPS",
+        help="after which it answers some prompts, on the page OUTPUT/stories/index.html",
     )
     group.add_argument(
         "--skip-bad",

@@ -131,9 +131,11 @@ def test_bytes_are_counted_in_the_usual_units(word: str, number: int) -> None:
 
 def test_what_concerns_loading_reaches_the_loader() -> None:
     flags = ["--device", "cpu", "--dtype", "bfloat16", "--revision", "old", "--local-files-only"]
-    flags += ["--base", "elsewhere"]
+    flags += ["--base", "elsewhere", "--decision", "rows", "--adapter", "one", "two"]
     assert read_request(["Tell me.", "--model", "nowhere", *flags]).loading == {
         "base": "elsewhere",
+        "decision": "rows",
+        "adapter": ["one", "two"],
         "device": "cpu",
         "dtype": torch.bfloat16,
         "revision": "old",

@@ -55,7 +55,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"trust_remote_code": True}, TypeError, "no code of a checkpoint is ever run"),
     ({"attn_implementation": "sdpa"}, TypeError, "PyTorch's own attention is used"),
     ({"devcie": "cpu"}, TypeError, "no loading keyword 'devcie'; did you mean 'device'?"),
-    ({"foo": 1}, TypeError, "no loading keyword 'foo'; known are base, dtype, device,"),
+    ({"foo": 1}, TypeError, "no loading keyword 'foo'; known are base, decision, adapter,"),
     ({"device": "gpu"}, ValueError, "got 'gpu'; write 'cuda'"),
     ({"device": "cpu:5"}, ValueError, "the CPU is one device; write device='cpu'"),
     ({"device": "meta"}, ValueError, "nothing to load; write device='cpu'"),

@@ -16,9 +16,9 @@ from statistics import median
 
 from modeling.checkpoint import BUNDLED_MODEL, load_checkpoint
 from training.conversations import Conversation, Reading, examine
-from training.fine_tuning import FineTuning
 from training.measuring import Length, Ruler, Size, fitting
 from training.pictures import PictureSource
+from training.task import FineTuning
 
 _GOOD, _BAD = 0, 1
 _SIZES = 8  # that are told, of how many there are

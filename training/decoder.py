@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from data.packing import SpecialIds, pack
 from modeling.bagel import Bagel
+from training.drawn import Drawn, is_sharded
 from training.held_out import HeldOut
 from training.optimizing import Average
 from training.plan import NotANumberError, Plan
@@ -60,6 +61,7 @@ def train_decoder(  # noqa: PLR0913 - what, from what, how, with what, where to
     *,
     average: Average | None = None,
     held_out: HeldOut | None = None,
+    drawn: Drawn | None = None,
 ) -> nn.Module:
     """Train, or go on training, a decoder and everything that feeds it.
 
@@ -74,6 +76,7 @@ def train_decoder(  # noqa: PLR0913 - what, from what, how, with what, where to
         runner: see `accelerator`.
         average: follows the weights.
         held_out: what the model is tested with before the first step and with every report.
+        drawn: stories that the model tells meanwhile, where a process has the whole of it.
 
     Returns:
         The model as accelerate prepared it.
@@ -94,6 +97,7 @@ def train_decoder(  # noqa: PLR0913 - what, from what, how, with what, where to
         runner=runner,
         average=average,
         held_out=held_out,
+        drawn=drawn,
     )
     course.resume()
     course.run(iter(batches(course.progress.step)))
@@ -125,6 +129,7 @@ class _Course:
     runner: Accelerator
     average: Average | None
     held_out: HeldOut | None
+    drawn: Drawn | None
     progress: _Progress = field(default_factory=_Progress)
     saved: int = 0  # the step of the newest saved state
     saved_at: float = field(default_factory=time.monotonic)
@@ -146,7 +151,19 @@ class _Course:
                 self._tell(f"step {self.progress.step}{self._tested()}")
             while self.progress.step < self.plan.steps:
                 self._step(self._next(batches, stopping))
+                self._draw()
             self.save()
+
+    def _draw(self) -> None:
+        """Let the first process tell stories; the others wait at their next step."""
+        step = self.progress.step
+        if self.drawn is None or not self.drawn.is_due(step) or not self.runner.is_main_process:
+            return
+        if is_sharded(self.model):
+            self._tell("no stories, as no process has the whole model")
+            self.drawn = None
+        else:
+            self.drawn.tell(step)
 
     def save(self) -> None:
         """Save the state, unless it is saved already or its weights are no numbers."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 
 import torch
@@ -85,6 +85,18 @@ class Lessons:
             for batch in by_length(sequences, self._batch_tokens, rng) if sequences else ():
                 yield batch
                 step += 1
+
+    def read(self, conversations: Iterable[Conversation]) -> Iterator[list[Part]]:
+        """Yield each conversation once, as it is read: no copies, nothing left out.
+
+        Raises:
+            ValueError: an image cannot be decoded.
+        """
+        recipe = Recipe(copies=0, drop_text=0.0, drop_images=0.0)
+        for conversation in conversations:
+            sequence = self._sequence(conversation, recipe, Random(0))
+            if sequence is not None:
+                yield sequence
 
     def once(self, conversations: Sequence[Conversation]) -> list[Batch]:
         """Return batches of some conversations, the same whenever they are asked for."""

@@ -14,15 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, fields
 from decimal import Decimal
 from types import NoneType
-from typing import Any, Literal, NoReturn, Protocol, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from auto_interleaved.options.generation import ALIASES, AS_INPUT, SIDES, GenerationOptions
 from auto_interleaved.options.spellings import nearest_option
 from auto_interleaved.runner.prompt_arguments import add_many
 from auto_interleaved.terminal.help_texts import OPTIONS, describe_protocols
+from auto_interleaved.terminal.loading_arguments import Group, add_loading, add_spreading
 from data.wording import one_line, shown
-from modeling.checkpoint import BUNDLED_MODEL
-from modeling.checkpoint.settings import DTYPES
 
 PROGRAM = "auto-interleaved"
 DEFAULT_OUTPUT = "story.html"
@@ -102,13 +101,6 @@ def _switch(match: re.Match[str]) -> str:
     return f"leave {flag} out" if match[3] == "False" else f"{match[1] or ''}{flag}"
 
 
-class _Group(Protocol):
-    """A part of the parser that has a heading in the help text."""
-
-    def add_argument(self, *flags: str, **settings: Any) -> Any:
-        """Add an argument, as argparse does."""
-
-
 class Parser(argparse.ArgumentParser):
     """A parser that raises where argparse would print its usage and exit."""
 
@@ -140,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     groups = {name: parser.add_argument_group(name) for name in names}
     _add_input(groups["input"])
     add_loading(groups["loading"])
-    _add_spreading(groups["loading"])
+    add_spreading(groups["loading"])
     groups["output"].add_argument(
         "--output",
         default=DEFAULT_OUTPUT,
@@ -153,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_input(group: _Group) -> None:
+def _add_input(group: Group) -> None:
     group.add_argument(
         "prompt", nargs="?", metavar="PROMPT", help="what to write about; - reads stdin"
     )
@@ -173,44 +165,7 @@ def _add_input(group: _Group) -> None:
     )
 
 
-def add_loading(group: _Group) -> None:
-    """Add what says which model is loaded, and how."""
-    group.add_argument(
-        "--model",
-        default=str(BUNDLED_MODEL),
-        metavar="DIR",
-        help="the checkpoint: a directory or a hub id (default: the small picture-book model that "
-        "comes with the library)",
-    )
-    group.add_argument(
-        "--base",
-        metavar="DIR",
-        help="the checkpoint that has what this one lacks: a directory or a hub id",
-    )
-    group.add_argument(
-        "--device",
-        metavar="NAME",
-        help="such as cpu, cuda, cuda:1 or mps (default: cuda where there is one)",
-    )
-    group.add_argument(
-        "--dtype", choices=DTYPES, help="of the weights (default: as the checkpoint says)"
-    )
-    group.add_argument(
-        "--revision", metavar="NAME", help="branch, tag or commit on the hub (default: main)"
-    )
-    group.add_argument("--local-files-only", action="store_true", help="download nothing")
-
-
-def _add_spreading(group: _Group) -> None:
-    group.add_argument(
-        "--spread-guidance",
-        action="store_true",
-        help="under torchrun or accelerate launch: compute each guidance branch of a picture in a "
-        "process of its own, each on its own GPU",
-    )
-
-
-def _add_options(groups: Mapping[str, _Group]) -> None:
+def _add_options(groups: Mapping[str, Group]) -> None:
     entries = {entry.name: entry for entry in fields(GenerationOptions)}
     types = get_type_hints(GenerationOptions)
     for group, texts in OPTIONS.items():

@@ -149,7 +149,7 @@ def _loaded(
     try:
         with screen.waiting(f"loading {request.model}"):
             inferencer = load(request.model, **request.loading)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ArgumentError(f"--model: {error}") from error
     except torch.OutOfMemoryError as error:
         raise ArgumentError(f"--device: the model does not fit there ({error})") from error

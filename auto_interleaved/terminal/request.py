@@ -134,6 +134,8 @@ def loading_of(given: Namespace) -> dict[str, Any]:
     """
     return {
         "base": given.base,
+        "decision": given.decision,
+        "adapter": given.adapter,
         "device": _device(given.device, among=launched_rank() is not None),
         "dtype": None if given.dtype is None else getattr(torch, given.dtype),
         "revision": given.revision,

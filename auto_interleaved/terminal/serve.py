@@ -16,11 +16,11 @@ from auto_interleaved.terminal.arguments import (
     ArgumentError,
     HelpFormatter,
     Parser,
-    add_loading,
     number_of_bytes,
     real_number,
     whole_number,
 )
+from auto_interleaved.terminal.loading_arguments import add_loading
 from auto_interleaved.terminal.request import loading_of
 from auto_interleaved.terminal.screen import Screen
 from data.wording import shown

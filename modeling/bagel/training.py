@@ -51,8 +51,33 @@ def training_losses(model: _Trained, batch: PackedBatch, noise: Tensor | None = 
         batch: see `data.packing.pack`; on the model's device.
         noise: (latent tokens, patch values), for clean images too; None draws it.
     """
-    text, text_places = _text_stream(model, batch)
     latent, target = _latent_stream(model, batch, noise)
+    writing, latent = _run(model, batch, latent)
+    decoder = model.language_model.model
+    logits = model.language_model.lm_head(writing)
+    ce = F.cross_entropy(logits.float(), batch.ce_labels, reduction="none")
+    if latent is None or target is None:
+        return Losses(ce=ce, mse=ce.new_zeros(0, 0))
+    velocity = model.llm2vae(decoder.norm_moe_gen(latent[batch.noised]))
+    return Losses(ce=ce, mse=(velocity.float() - target[batch.noised]).square())
+
+
+def writing_states(model: _Trained, batch: PackedBatch) -> Tensor:
+    """Return what the head sees where texts are learnt, (predicted tokens, hidden).
+
+    Args:
+        model: the model.
+        batch: see `data.packing.pack`; on the model's device, without noised images.
+    """
+    latent, _ = _latent_stream(model, batch, None)
+    return _run(model, batch, latent)[0]
+
+
+def _run(
+    model: _Trained, batch: PackedBatch, latent: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Run the decoder; return what the head sees where a token is predicted, and the latents."""
+    text, text_places = _text_stream(model, batch)
     decoder = model.language_model.model
     rotaries = (
         decoder.rotary(batch.positions[text_places]),
@@ -61,12 +86,7 @@ def training_losses(model: _Trained, batch: PackedBatch, noise: Tensor | None = 
     places = torch.cat([text_places, batch.latent_places])
     text, latent = decoder(text, latent, rotaries, MaskedSequences.of(places, batch.mask))
     writing = _pick(text, text_places, batch.ce_places, batch.positions.numel())
-    logits = model.language_model.lm_head(decoder.norm(writing))
-    ce = F.cross_entropy(logits.float(), batch.ce_labels, reduction="none")
-    if latent is None or target is None:
-        return Losses(ce=ce, mse=ce.new_zeros(0, 0))
-    velocity = model.llm2vae(decoder.norm_moe_gen(latent[batch.noised]))
-    return Losses(ce=ce, mse=(velocity.float() - target[batch.noised]).square())
+    return decoder.norm(writing), latent
 
 
 def _text_stream(model: _Trained, batch: PackedBatch) -> tuple[Tensor, Tensor]:

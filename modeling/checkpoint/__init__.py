@@ -7,4 +7,4 @@ from modeling.checkpoint.load import Checkpoint, load_checkpoint
 __all__ = ["BUNDLED_MODEL", "Checkpoint", "load_checkpoint"]
 
 BUNDLED_MODEL = Path(__file__).with_name("picturebook")
-"""The picture-book model that comes with the library, see docs/training.md."""
+"""The picture-book model that comes with the library, see docs/bundled-model.md."""

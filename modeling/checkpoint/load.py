@@ -17,7 +17,14 @@ from data.transforms import ImageTransform
 from modeling import speed
 from modeling.autoencoder import AutoEncoder, load_ae
 from modeling.bagel import Bagel
+from modeling.checkpoint.adapters import (
+    Paths,
+    add_adapters,
+    find_adapters,
+    protocol_of_adapters,
+)
 from modeling.checkpoint.configurations import LLM_CONFIG_FILE, VIT_CONFIG_FILE
+from modeling.checkpoint.decision import PROTOCOL, Decision
 from modeling.checkpoint.files import (
     AUTOENCODER_FILE,
     FROM_BASE,
@@ -74,6 +81,8 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
     path_or_hub_id: str | os.PathLike[str],
     *,
     base: str | os.PathLike[str] | None = None,
+    decision: str | os.PathLike[str] | None = None,
+    adapter: Paths | None = None,
     dtype: torch.dtype | str | None = None,
     device: Device | None = None,
     device_map: str | DeviceMap | None = None,
@@ -98,6 +107,10 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
         path_or_hub_id: a directory, one of the weight files in it, or a hub id.
         base: the checkpoint that has what this one lacks: configurations, tokenizer, autoencoder,
             tensors. What training saves is often no more than the weights that it changed.
+        decision: what `train.py --trainable decision` learnt for this checkpoint, the file or its
+            folder: rows of the head by which it asks for pictures. See `docs/training.md`.
+        adapter: one folder or several in peft's layout, by `train.py --lora-rank` or another
+            program. All of them count; `modeling.checkpoint.adapters` switches and merges them.
         dtype: of the model and the autoencoder: float32, bfloat16 or float16, also by name; None
             or "auto" is what the settings say, else each is kept as it is stored.
         device: one device for everything; None is the CPU.
@@ -125,7 +138,7 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
         ValueError: a file is damaged, its content does not fit the others', or an option is out of
             range; the message names the file and what to do.
         TypeError: a keyword is unknown or its value of a wrong type.
-        ImportError: `fp8` without torchao.
+        ImportError: `fp8` without torchao, `adapter` without peft.
     """
     spelled = understood({**_keywords(), "dtype": dtype}, others)
     check_switches(local_files_only=local_files_only, compile_layers=compile_layers, fp8=fp8)
@@ -139,6 +152,13 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
     )
     if fp8:
         _check_fp8(placement)
+    learnt = None if decision is None else Decision.load(decision)
+    adapters = {} if adapter is None else find_adapters(adapter)
+    if fp8 and adapters:
+        raise ValueError(
+            "fp8=True does not go with adapter=; merge it into the checkpoint first: "
+            "python -m training.merge"
+        )
     location = locate(
         path_or_hub_id,
         base=base,
@@ -151,7 +171,12 @@ def load_checkpoint(  # noqa: PLR0913 - transformers' and the hub's names, each 
     if placement.dtype is None and "dtype" in known:
         placement = replace(placement, dtype=getattr(torch, known["dtype"]))
     source = "settings" if settings else location.file(SETTINGS_FILE)
-    checkpoint = _load(location, placement, known, source)
+    if "protocol" not in (settings or {}):
+        asks = protocol_of_adapters(adapters) if learnt is None else PROTOCOL
+        known = known if asks is None else {**known, "protocol": asks}
+    checkpoint = _load(location, placement, known, source, learnt)
+    if adapters:
+        add_adapters(checkpoint.model, adapters)
     if fp8:
         speed.quantize_fp8(checkpoint.model)
     if compile_layers:
@@ -172,7 +197,11 @@ def _check_fp8(placement: Placement) -> None:
 
 
 def _load(
-    location: Location, placement: Placement, settings: dict[str, Any], source: object
+    location: Location,
+    placement: Placement,
+    settings: dict[str, Any],
+    source: object,
+    decision: Decision | None,
 ) -> Checkpoint:
     """Check everything that is cheap to check, then fill the model."""
     own = open_weights(location.weights)
@@ -187,6 +216,8 @@ def _load(
     model = empty_model(config)
     weights = own.over(base, model.state_dict().keys())
     check_weights(model, weights)
+    if decision is not None:
+        weights = decision.over(weights, tokenizer.get_vocab(), "decision")
     vae_transform, vit_transform = transforms(config, settings, source)
     placement.fill(model, weights)
     vae_model.to(device=model.device, dtype=placement.dtype or vae_model.dtype)

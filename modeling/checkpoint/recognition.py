@@ -56,8 +56,7 @@ _NAMES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
         re.compile(r"(^|[._])(lora|hada|lokr|oft|vera|boft)_|\.dora_scale$|ia3_l$"),
         "a LoRA or similar adapter, not a whole model",
-        "merge it into the model that it was trained on, for example with peft's "
-        "merge_and_unload(), and load the merged file",
+        "load the checkpoint that it was trained on, with this one's folder as adapter=",
     ),
     (
         re.compile(r"\.quant_state\.|\.(absmax|quant_map|nested_absmax)$"),

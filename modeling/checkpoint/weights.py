@@ -6,8 +6,8 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -61,10 +61,12 @@ class Weights:
     Attributes:
         source: the file or the index, for messages.
         tensors: every tensor by its plain name; nothing but headers has been read.
+        changes: what is done to a tensor whenever it is read, by its name.
     """
 
     source: Path
     tensors: Mapping[str, StoredTensor]
+    changes: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     def over(self, base: Weights, names: Collection[str] | None = None) -> Weights:
         """Return these, completed with another checkpoint's.
@@ -75,6 +77,15 @@ class Weights:
         """
         taken = {n: t for n, t in base.tensors.items() if names is None or n in names}
         return replace(self, tensors={**taken, **self.tensors})
+
+    def changed(self, name: str, change: Callable[[Tensor], Tensor]) -> Weights:
+        """Return these with a tensor that is other than in its file.
+
+        Args:
+            name: which tensor.
+            change: takes it as stored, a private copy, and returns what is read instead.
+        """
+        return replace(self, changes={**self.changes, name: change})
 
     @property
     def dtype(self) -> torch.dtype:
@@ -93,7 +104,7 @@ class Weights:
         return f"{name} in {file.name if file.parent == self.source.parent else file}"
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Map tensors into memory, as stored.
+        """Map tensors into memory, as stored but for `changes`.
 
         Pages come from the file when they are first looked at, and the system may drop them again.
         Writing to a tensor changes a private copy, never the file. The file must not change as long
@@ -106,6 +117,8 @@ class Weights:
             if piece is None or not piece.holds(tensor):
                 piece = _Piece.starting_with(tensor)
             mapped[name] = piece.tensor(tensor)
+        for name in mapped.keys() & self.changes.keys():
+            mapped[name] = self.changes[name](mapped[name])
         return mapped
 
 

@@ -35,7 +35,8 @@ _METAVARS: Mapping[str, str | tuple[str, ...]] = {
 }
 
 _USAGE = f"""{PROGRAM} PROMPT [--model DIR] [--image FILE ...] [options]
-       {PROGRAM} --prompts FILE.jsonl --output FOLDER [options]"""
+       {PROGRAM} --prompts FILE.jsonl --output FOLDER [options]
+       {PROGRAM} plan --memory BYTES [--model DIR] [options]"""
 _DESCRIPTION = "Writes a text with pictures: the model decides when to draw, and sees what it drew."
 _EPILOG = f"""\
 other libraries' spellings:
@@ -108,14 +109,15 @@ class _Group(Protocol):
         """Add an argument, as argparse does."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """A parser that raises where argparse would print its usage and exit."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise an ArgumentError."""
         raise ArgumentError(message.removeprefix("argument "))
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Leaves room for long flags, and does not break them."""
 
     def __init__(self, prog: str) -> None:
@@ -126,12 +128,12 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=PROGRAM,
         usage=_USAGE,
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     names = dict.fromkeys(("input", "loading", *OPTIONS))
@@ -146,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         "earlier result there is replaced (default: %(default)s)",
     )
     _add_options(groups)
-    add_many(parser.add_argument_group("many prompts"), _whole_number)
+    add_many(parser.add_argument_group("many prompts"), whole_number)
     return parser
 
 
@@ -246,7 +248,8 @@ def _reading(name: str, annotation: Any) -> dict[str, Any]:
     return {**_reading(name, inner[0]), **several}
 
 
-def _whole_number(text: str) -> int:
+def whole_number(text: str) -> int:
+    """Read a whole number of a command line."""
     try:
         return int(text)
     except ValueError:
@@ -260,7 +263,8 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, got {shown(text)}") from None
 
 
-def _number_of_bytes(text: str) -> int:
+def number_of_bytes(text: str) -> int:
+    """Read a number of bytes of a command line, such as 8GB."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:([kmgt])(i?))?b?", text, flags=re.IGNORECASE)
     if match is None:
         raise argparse.ArgumentTypeError(f"must be bytes, such as 8GB or 512MiB, got {shown(text)}")
@@ -271,8 +275,8 @@ def _number_of_bytes(text: str) -> int:
 
 # By the name of an option, or by its type.
 _READERS: Mapping[Any, tuple[Callable[[str], Any], str | None]] = {
-    "max_context_memory": (_number_of_bytes, "BYTES"),
-    int: (_whole_number, "N"),
+    "max_context_memory": (number_of_bytes, "BYTES"),
+    int: (whole_number, "N"),
     float: (_number, "X"),
 }
 

@@ -21,6 +21,7 @@ import torch
 from auto_interleaved.run.record import GenerationError
 from auto_interleaved.runner.prompt_runs import run_many
 from auto_interleaved.terminal.arguments import PROGRAM, ArgumentError, in_flags
+from auto_interleaved.terminal.plan import PlanRequest, run_plan
 from auto_interleaved.terminal.request import ManyRequest, Request, read_request
 from auto_interleaved.terminal.screen import Screen
 from auto_interleaved.terminal.stopping import Stopping
@@ -59,7 +60,7 @@ def run(arguments: Sequence[str] | None, load: Callable[..., Any]) -> int:
     try:
         with Stopping(for_good=arguments is None) as stopping:
             with _logged_to(screen):
-                request = read_request(arguments)
+                request = _request(sys.argv[1:] if arguments is None else arguments)
             if isinstance(request, Request) and not request.is_main:
                 screen = Screen(None, None)  # of processes that make one run, one shows it
             with _logged_to(screen):
@@ -74,6 +75,12 @@ def run(arguments: Sequence[str] | None, load: Callable[..., Any]) -> int:
         return _DONE
     finally:
         screen.end()
+
+
+def _request(words: Sequence[str]) -> Request | ManyRequest | PlanRequest:
+    if list(words[:1]) == ["plan"]:
+        return PlanRequest.read(words[1:])
+    return read_request(words)
 
 
 def _reserve_descriptors() -> None:
@@ -107,8 +114,13 @@ def _logged_to(screen: Screen) -> Iterator[None]:
 
 
 def _run(
-    request: Request | ManyRequest, screen: Screen, stopping: Stopping, load: Callable[..., Any]
+    request: Request | ManyRequest | PlanRequest,
+    screen: Screen,
+    stopping: Stopping,
+    load: Callable[..., Any],
 ) -> int:
+    if isinstance(request, PlanRequest):
+        return run_plan(request, screen)
     if isinstance(request, ManyRequest):
         return run_many(request, screen, stopping, partial(_loaded, screen=screen, load=load))
     inferencer = _loaded(request, screen, load)

@@ -121,7 +121,9 @@ def build_shape(
     finally:
         torch.set_default_dtype(default)
     for module in (model, autoencoder):
-        module.to(device).eval().requires_grad_(False)  # position tables are made on the CPU
+        module.eval().requires_grad_(False)
+    for table in (model.latent_pos_embed, model.vit_pos_embed):
+        table.to(device)  # they are made on the CPU
     # Zeroed, not left out: as many bytes are read and as many products computed.
     model.language_model.lm_head.weight[NUM_WRITABLE:] = 0
     tokenizer, new_token_ids, _ = add_special_tokens(_byte_tokenizer())

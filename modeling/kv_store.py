@@ -16,7 +16,7 @@ _PIECE = 4096  # slots moved at once
 # Free slots that growing leaves: a quarter of what is held keeps appends amortised. Beyond 4,096
 # slots it would be memory for nothing, 0.25 GB at 18,000 tokens of the 7B; in steps of a thousand
 # such a store moves about eight times its size until it is there, which takes milliseconds.
-_MIN_SLACK, _MAX_SLACK = 64, 64 + 1024
+_MIN_SLACK, SLACK = 64, 64 + 1024
 
 
 class _Stored(Protocol):
@@ -155,7 +155,7 @@ class KVStore:
         # Layers follow one by one when they next write: beside what is held, growing needs memory
         # for one buffer of one layer.
         if length > self._capacity:
-            self._capacity = length + min(_MIN_SLACK + length // 4, _MAX_SLACK)
+            self._capacity = length + min(_MIN_SLACK + length // 4, SLACK)
 
     def _grow(self, buffers: list[Tensor | None], layer: int, like: Tensor) -> Tensor:
         old = buffers[layer]

@@ -21,6 +21,7 @@ import torch
 from auto_interleaved.run.record import GenerationError
 from auto_interleaved.runner.prompt_runs import run_many
 from auto_interleaved.terminal.arguments import PROGRAM, ArgumentError, in_flags
+from auto_interleaved.terminal.plan import PlanRequest, run_plan
 from auto_interleaved.terminal.request import ManyRequest, Request, read_request
 from auto_interleaved.terminal.screen import Screen
 from auto_interleaved.terminal.serve import ServeRequest, run_server
@@ -30,6 +31,14 @@ from data.output.events import Event
 from data.output.segments import describe_error
 
 _DONE, _FAILED, _BAD_ARGUMENTS = 0, 1, 2
+
+_AnyRequest = Request | ManyRequest | ServeRequest | PlanRequest
+
+# What the first word is where it is no prompt.
+_COMMANDS: dict[str, Callable[[Sequence[str]], _AnyRequest]] = {
+    "serve": ServeRequest.read,
+    "plan": PlanRequest.read,
+}
 
 _ENDINGS: dict[FinishReason, str] = {
     "stop": "the story was over",
@@ -77,9 +86,9 @@ def run(arguments: Sequence[str] | None, load: Callable[..., Any]) -> int:
         screen.end()
 
 
-def _request(words: Sequence[str]) -> Request | ManyRequest | ServeRequest:
-    if list(words[:1]) == ["serve"]:
-        return ServeRequest.read(words[1:])
+def _request(words: Sequence[str]) -> _AnyRequest:
+    read = _COMMANDS.get(words[0]) if words else None
+    return read_request(words) if read is None else read(words[1:])
     return read_request(words)
 
 
@@ -114,13 +123,15 @@ def _logged_to(screen: Screen) -> Iterator[None]:
 
 
 def _run(
-    request: Request | ManyRequest | ServeRequest,
+    request: _AnyRequest,
     screen: Screen,
     stopping: Stopping,
     load: Callable[..., Any],
 ) -> int:
     if isinstance(request, ServeRequest):
         return run_server(request, screen, partial(_loaded, screen=screen, load=load))
+    if isinstance(request, PlanRequest):
+        return run_plan(request, screen)
     if isinstance(request, ManyRequest):
         return run_many(request, screen, stopping, partial(_loaded, screen=screen, load=load))
     inferencer = _loaded(request, screen, load)

@@ -57,6 +57,10 @@ class Screen:
             self.close()
             self.note(_told(event))
 
+    def say(self, text: str) -> None:
+        """Write what was asked for."""
+        self._write(self._out, text)
+
     def note(self, message: str) -> None:
         """Write a line about the run."""
         if self._bar is not None:

@@ -13,7 +13,7 @@ from modeling.attention import CachedRow, CachedRows, Sequences
 from modeling.bagel.blocks import Block, Grid, Shape, flattened_positions, grid_of, patchify
 from modeling.bagel.config import BagelConfig
 from modeling.bagel.layers import MLPconnector, PositionEmbedding, TimestepEmbedder
-from modeling.bagel.qwen2_navit import Pair, Qwen2ForCausalLM, Rotary
+from modeling.bagel.qwen2_navit import Pair, Qwen2ForCausalLM, Rotaries
 from modeling.bagel.siglip_navit import SiglipVisionModel
 from modeling.bagel.training import Losses, training_losses
 from modeling.context import Context
@@ -23,8 +23,6 @@ from modeling.kv_store import Tail
 from modeling.linear import Linear
 from modeling.published import painting, preparing, reading, writing
 from modeling.side_by_side import SideBySide
-
-Rotaries = tuple[Rotary, Rotary | None]
 
 
 class Bagel(nn.Module):
@@ -178,7 +176,9 @@ class Bagel(nn.Module):
         `places` are the (tokens, hidden) rows of the position table.
         """
         latent = latent.to(self.device, self.dtype)
-        times = torch.as_tensor(time, dtype=torch.float32, device=self.device).reshape(-1)
+        if not isinstance(time, Tensor):  # not copied there, for which the host would wait
+            time = torch.full((1,), time, dtype=torch.float32, device=self.device)
+        times = time.to(self.device, torch.float32).reshape(-1)
         embedded = self.vae2llm(latent)
         # The published order of the sum; in bfloat16 it is not associative.
         return embedded + self.time_embedder(times, self.dtype) + places.to(embedded)

@@ -26,11 +26,12 @@ __all__ = [
 ]
 
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, (tokens, head_dim), float32
+Rotaries = tuple[Rotary, Rotary | None]  # of tokens of text, and of latent ones
 Pair = tuple[Tensor, Tensor | None]  # what goes through the text and the generation weights
 
 
 def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> Rotary:
-    """Compute RoPE cosines and sines in float32.
+    """Compute RoPE cosines and sines in float32, once for all layers.
 
     Args:
         positions: (tokens,) integers.
@@ -38,12 +39,13 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> Rotary:
         theta: base of the frequencies.
 
     Returns:
-        Two tensors of shape (tokens, head_dim): the angles of one half, twice.
+        Two tensors of shape (tokens, head_dim): the angles of one half, twice; the sines of the
+        first half with the sign that they have in a rotation.
     """
     steps = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
     angles = positions.float()[:, None] / theta ** (steps / head_dim)
-    angles = torch.cat([angles, angles], dim=1)
-    return angles.cos(), angles.sin()
+    cosines, sines = angles.cos(), angles.sin()
+    return torch.cat([cosines, cosines], dim=1), torch.cat([-sines, sines], dim=1)
 
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
@@ -51,7 +53,16 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     cosines, sines = (r[:, None, :] for r in rotary)
     first, second = x.chunk(2, dim=-1)
     # float32 angles promote the product; the result returns to the model's dtype.
-    return (x * cosines + torch.cat([-second, first], dim=-1) * sines).to(x.dtype)
+    return (x * cosines + torch.cat([second, first], dim=-1) * sines).to(x.dtype)
+
+
+def _moved(rotary: Rotaries, device: torch.device) -> Rotaries:
+    text, latent = rotary
+    return _on(text, device), None if latent is None else _on(latent, device)
+
+
+def _on(angles: Rotary, device: torch.device) -> Rotary:
+    return angles[0].to(device), angles[1].to(device)
 
 
 def _by_expert(text_module: nn.Module, latent_module: nn.Module, pair: Pair) -> Pair:
@@ -110,7 +121,7 @@ class Qwen2MoTAttention(nn.Module):
         self,
         text: Tensor,
         latent: Tensor | None,
-        rotary: tuple[Rotary, Rotary | None],
+        rotary: Rotaries,
         sequences: Sequences,
     ) -> Pair:
         """Attend; every tensor is (tokens, hidden)."""
@@ -156,7 +167,7 @@ class Qwen2MoTDecoderLayer(nn.Module):
         self,
         text: Tensor,
         latent: Tensor | None,
-        rotary: tuple[Rotary, Rotary | None],
+        rotary: Rotaries,
         sequences: Sequences,
     ) -> Pair:
         """Run the layer; every tensor is (tokens, hidden)."""
@@ -200,7 +211,7 @@ class Qwen2Model(nn.Module):
         self,
         text: Tensor,
         latent: Tensor | None,
-        rotary: tuple[Rotary, Rotary | None],
+        rotary: Rotaries,
         sequences: Sequences,
     ) -> Pair:
         """Run all layers, without the final norms.
@@ -213,6 +224,9 @@ class Qwen2Model(nn.Module):
         """
         for layer in self.layers:
             text, latent = layer(text, latent, rotary, sequences)
+            if text.device != rotary[0][0].device:
+                # Else the hooks of a model on several devices would fetch them for each layer.
+                rotary = _moved(rotary, text.device)
         return text, latent
 
 

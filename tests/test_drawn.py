@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from random import Random
 
@@ -35,6 +36,8 @@ def test_stories_are_told_every_so_many_steps(data: Path, tmp_path: Path) -> Non
     page = (folder / "index.html").read_text()
     assert "After 2 steps" in page
     assert str(told[0]).split("\n")[0] in page
+    [asked] = [m for m in read_conversations(held_out)[0].messages if m.role == "user"]
+    assert escape(str(asked.parts[0])) in page
     assert page.count("<img") == len(told.images)
 
 

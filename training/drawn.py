@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -120,5 +121,6 @@ def _section(step: int, files: Iterable[Path]) -> str:
 
 
 def _story(file: Path) -> str:
-    told = InterleavedOutput.load(file)._repr_html_()
-    return f'<div><a href="{file.name}">{file.stem}</a>{told}</div>'
+    told = InterleavedOutput.load(file)
+    asked = next((s.text for s in told.segments if s.role == "prompt" and s.text), file.stem)
+    return f'<div><a href="{file.name}">{escape(asked)}</a>{told._repr_html_()}</div>'

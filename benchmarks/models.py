@@ -36,12 +36,14 @@ class Shape:
         decoder, vision: their configurations.
         autoencoder: its parameters where they differ from the published ones.
         latent_side: tokens a side of the largest image that is drawn, and of the usual one.
+        rope_theta: base of the decoder's rotations.
     """
 
     decoder: dict[str, Any]
     vision: dict[str, Any]
     autoencoder: dict[str, Any] = field(default_factory=dict)
     latent_side: int
+    rope_theta: float = 1e6
 
 
 SHAPES = {
@@ -141,7 +143,9 @@ def build_shape(
 
 
 def _random_bagel(shape: Shape, params: AutoEncoderParams) -> Bagel:
-    llm_config = Qwen2Config(**shape.decoder, rope_theta=1e6, tie_word_embeddings=False)
+    llm_config = Qwen2Config(
+        **shape.decoder, rope_theta=shape.rope_theta, tie_word_embeddings=False
+    )
     vit_config = SiglipVisionConfig(**shape.vision)
     config = BagelConfig(
         llm_config=llm_config,

@@ -1,4 +1,4 @@
-"""`auto-interleaved plan`: what fits follows from shapes, and is what the process then takes."""
+"""`auto-interleaved plan`: what fits is worked out from shapes, and is what is then taken."""
 
 from __future__ import annotations
 

@@ -70,6 +70,7 @@ LAYERS = (
     {"auto_interleaved.options"},
     {"auto_interleaved.run", "auto_interleaved.drivers"},
     {"auto_interleaved.sessions"},
+    {"auto_interleaved.layouts"},
     {"auto_interleaved"},  # the rest of it: the terminal, files of prompts
     {"auto_interleaved_inference"},
     {"bagel", "picturebook"},  # the same modules under another name; a world to draw

@@ -52,6 +52,7 @@ RECORDS: dict[str, dict[str, Any]] = {
         "model": "gt",
     },
     "comm": {"id": "c1", "prompt": "Go on.", "images": ["seen.png"], "task": "continuation"},
+    "plain": {"id": "p1", "prompt": "Go on.", "answer": 4},
     "weave": {
         "id": "w1",
         "images": ["seen.png"],
@@ -80,6 +81,7 @@ FILES = {
     "isg": {"toy.jsonl", "images/0001_0.png", "images/0001_1.png"},
     "mmie": {"data.json", "images/m1_0.png", "images/m1_1.png"},
     "comm": {"toy.jsonl", "images/c1_0.png", "images/c1_1.png"},
+    "plain": {"toy.jsonl", "images/p1_0.png", "images/p1_1.png"},
     "weave": {"seen_1.txt", "seen_2.txt", "imgs/first.png", "imgs/second.jpg"},
     "risebench": {"outputs/toy/images/temporal/temporal_1.png"},
     "mmmg": {"toy.json", "images/q1_0.png", "images/q1_1.png"},
@@ -357,6 +359,22 @@ def test_a_field_may_be_anywhere() -> None:
     assert run("risebench", "--fields", *places) == 0
     assert laid_out("risebench").keys() == {"outputs/toy/images/g/7.png"}
     assert len(InterleavedOutput.load("out/7").segments) > 2
+
+
+@pytest.mark.parametrize("layout", ["isg", "weave", "plain"])
+def test_what_is_appended_follows_each_prompt(layout: str) -> None:
+    plain, asked = (fields_of(LAYOUTS[layout], (), text) for text in (None, " <|vision_start|>"))
+    for before, after in zip(
+        plain.question(RECORDS[layout]).turns, asked.question(RECORDS[layout]).turns, strict=True
+    ):
+        if isinstance(before["prompt"], str):
+            assert after["prompt"] == before["prompt"] + " <|vision_start|>"
+        else:
+            assert after["prompt"] == [
+                *before["prompt"],
+                {"type": "text", "text": " <|vision_start|>"},
+            ]
+        assert after["images"] == before["images"]
 
 
 def test_a_run_sees_what_the_line_shows() -> None:

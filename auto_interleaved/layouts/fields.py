@@ -25,11 +25,13 @@ class Fields:
         layout: the layout's name.
         places: for each name of ours, where a line may have it; the first that it has is taken.
         said: the names that the user said a place for: a line must have them.
+        append: what follows each prompt, such as a marker that asks for a picture.
     """
 
     layout: str
     places: Mapping[str, tuple[str, ...]]
     said: tuple[str, ...] = ()
+    append: str | None = None
 
     def question(self, record: Mapping[str, Any]) -> Question:
         """Return what a line asks.
@@ -102,8 +104,15 @@ class Fields:
         found = {name: self._value(record, name) for name in _CONTENT}
         if found["prompt"] is not None:  # it is what a benchmark means, whatever else is there
             found["messages"] = None
-        found["prompt"] = _as_parts(found["prompt"])
+        found["prompt"] = self._followed(_as_parts(found["prompt"]))
         return found
+
+    def _followed(self, prompt: Any) -> Any:
+        if self.append is None or prompt is None:
+            return prompt
+        if isinstance(prompt, str):
+            return prompt + self.append
+        return [*prompt, {"type": "text", "text": self.append}]
 
     def _gold(self, record: Mapping[str, Any]) -> str | None:
         gold = self._value(record, "gold")
@@ -126,12 +135,13 @@ class Fields:
             yield "first_image", images[0]
 
 
-def fields_of(layout: Layout, said: Sequence[str]) -> Fields:
+def fields_of(layout: Layout, said: Sequence[str], append: str | None = None) -> Fields:
     """Return how lines are read for a layout.
 
     Args:
         layout: the layout.
         said: what the user says otherwise, each as `prompt=instruction`.
+        append: what follows each prompt.
 
     Raises:
         ValueError: if one of them is of another form, or of a name that there is not.
@@ -150,7 +160,7 @@ def fields_of(layout: Layout, said: Sequence[str]) -> Fields:
             )
         places[name] = (place,)
         named.append(name)
-    return Fields(layout=layout.name, places=places, said=tuple(named))
+    return Fields(layout=layout.name, places=places, said=tuple(named), append=append)
 
 
 def _answered(

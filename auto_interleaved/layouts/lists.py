@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def _parts(case: Case) -> tuple[list[_Part], dict[str, Path]]:
     return [part(item) for item in case.items], files
 
 
-# One line of JSON a case: ISG-Bench, CoMM.
+# One line of JSON a case: ISG-Bench, CoMM, and whatever has no layout of its own.
 
 
 def _line_files(cases: Sequence[Case], model: str) -> Files:
@@ -168,8 +168,8 @@ ISG = Layout(
     files=_line_files,
     faults=_line_faults,
 )
-COMM = Layout(
-    name="comm",
+PLAIN = Layout(
+    name="plain",
     fields={
         "id": ("id",),
         "prompt": ("prompt",),
@@ -179,6 +179,7 @@ COMM = Layout(
     files=_line_files,
     faults=_line_faults,
 )
+COMM = replace(PLAIN, name="comm")
 MMIE = Layout(
     name="mmie",
     fields={"id": ("id",), "prompt": ("question", "prompt"), "images": ("images",)},

@@ -31,6 +31,11 @@ def add_many(group: Any, whole_number: Callable[[str], int]) -> None:
         help="with --layout: where the benchmark's lines have the id, prompt, images, ... if not "
         "in the usual place, such as prompt=instruction",
     )
+    group.add_argument(
+        "--append",
+        metavar="TEXT",
+        help="with --layout: follows each prompt; <|vision_start|> asks for a picture there",
+    )
     group.add_argument("--overwrite", action="store_true", help="do again what is there already")
     group.add_argument(
         "--limit", type=whole_number, metavar="N", help="the first so many lines only"

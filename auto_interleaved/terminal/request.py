@@ -39,7 +39,7 @@ from modeling.checkpoint.keywords import checked_device
 
 _FOR_MANY = (
     *("overwrite", "limit", "ids", "batch_size", "threads", "timings"),
-    *("layout", "fields"),
+    *("layout", "fields", "append"),
 )
 _MAX_DRAWN_SEED = 10**6 - 1  # short enough to be typed
 
@@ -197,11 +197,12 @@ def _many(given: Namespace, options: Mapping[str, Any], loading: Mapping[str, An
 def _layout(given: Namespace) -> Fields | None:
     """Return how lines are read, once it is seen that what the judge reads can be written."""
     if given.layout is None:
-        if given.fields:
-            raise ArgumentError("--fields goes with --layout, whose lines it is about")
+        for flag in ("fields", "append"):
+            if getattr(given, flag) is not None:
+                raise ArgumentError(f"--{flag} goes with --layout, whose lines it is about")
         return None
     try:
-        fields = fields_of(LAYOUTS[given.layout], given.fields or ())
+        fields = fields_of(LAYOUTS[given.layout], given.fields or (), given.append)
     except ValueError as error:
         raise ArgumentError(f"--fields: {error}") from error
     _output(f"{layout_folder(Path(given.output).absolute(), given.layout)}/")

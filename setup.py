@@ -38,5 +38,8 @@ setup(
         "quantize": ["bitsandbytes"],
         "fp8": ["torchao>=0.15"],
     },
-    entry_points={"console_scripts": ["auto-interleaved=auto_interleaved_inference:main"]},
+    entry_points={
+        "console_scripts": ["auto-interleaved=auto_interleaved_inference:main"],
+        "lmms_eval.models": ["auto_interleaved=auto_interleaved.harness.manifests:manifests"],
+    },
 )

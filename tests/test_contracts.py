@@ -73,6 +73,7 @@ LAYERS = (
     {"auto_interleaved.layouts"},
     {"auto_interleaved"},  # the rest of it: the terminal, files of prompts
     {"auto_interleaved_inference"},
+    {"auto_interleaved.harness"},
     {"bagel", "picturebook"},  # the same modules under another name; a world to draw
 )
 LIBRARY = ("data", "modeling", "auto_interleaved", "bagel", "picturebook")

@@ -37,6 +37,7 @@ setup(
         ],
         "quantize": ["bitsandbytes"],
         "fp8": ["torchao>=0.15"],
+        "benchmark": ["openai>=2"],
     },
     entry_points={
         "console_scripts": ["auto-interleaved=auto_interleaved_inference:main"],

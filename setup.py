@@ -47,6 +47,10 @@ setup(
         "train": ["peft>=0.21", "datasets>=4"],
         "quantize": ["bitsandbytes"],
         "fp8": ["torchao>=0.15"],
+        "benchmark": ["openai>=2"],
     },
-    entry_points={"console_scripts": ["auto-interleaved=auto_interleaved_inference:main"]},
+    entry_points={
+        "console_scripts": ["auto-interleaved=auto_interleaved_inference:main"],
+        "lmms_eval.models": ["auto_interleaved=auto_interleaved.harness.manifests:manifests"],
+    },
 )

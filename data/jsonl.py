@@ -47,21 +47,26 @@ class Line:
         Raises:
             ValueError: it is not JSON in UTF-8, or JSON that says a thing twice.
         """
-        try:
-            text = self.raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"not UTF-8 (byte 0x{self.raw[error.start]:02x} at column {error.start + 1}); "
-                "save the file in this encoding"
-            ) from error
-        try:
-            return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"not JSON ({_explained(error)})") from error
-        except RecursionError as error:
-            raise ValueError("not readable JSON (it is nested too deeply)") from error
-        except ValueError as error:  # a number of thousands of digits, or ours
-            raise ValueError(f"not readable JSON ({error})") from error
+        return _parsed(self.raw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An entry of a list that is a whole file.
+
+    Attributes:
+        file: where it is.
+        number: counted from 1.
+        content: what it says.
+    """
+
+    file: Path
+    number: int
+    content: Any
+
+    def value(self) -> Any:
+        """Return what the entry says."""
+        return self.content
 
 
 def require_file(file: Path) -> None:
@@ -99,6 +104,32 @@ def read_lines(file: Path) -> Iterator[Line]:
                 yield Line(file=file, number=number, raw=raw)
 
 
+def read_records(file: Path) -> Iterator[Line | Entry]:
+    """Yield a file's lines that are not blank, or, where it is one JSON list, the list's entries.
+
+    Raises:
+        ValueError: it is neither.
+        OSError: it cannot be read.
+    """
+    if not _begins_a_list(file):
+        yield from read_lines(file)
+        return
+    try:
+        entries = _parsed(file.read_bytes().removeprefix(_BYTE_ORDER_MARK))
+    except ValueError as error:
+        raise ValueError(f"{file} begins as a JSON list and is none: {error}") from error
+    for number, content in enumerate(entries, start=1):
+        yield Entry(file=file, number=number, content=content)
+
+
+def _begins_a_list(file: Path) -> bool:
+    with file.open("rb") as opened:
+        for line in opened:
+            if start := line.removeprefix(_BYTE_ORDER_MARK).strip():
+                return start.startswith(b"[")
+    return False
+
+
 def _require_lines(file: Path, first: bytes) -> None:
     for start, what in _OTHER_FILES.items():
         if first.startswith(start):
@@ -111,6 +142,24 @@ def _require_lines(file: Path, first: bytes) -> None:
         )
     if b"\0" in first:
         raise ValueError(f"{file} is no text in UTF-8: it holds zero bytes")
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"not UTF-8 (byte 0x{raw[error.start]:02x} at column {error.start + 1}); "
+            "save the file in this encoding"
+        ) from error
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({_explained(error)})") from error
+    except RecursionError as error:
+        raise ValueError("not readable JSON (it is nested too deeply)") from error
+    except ValueError as error:  # a number of thousands of digits, or ours
+        raise ValueError(f"not readable JSON ({error})") from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:

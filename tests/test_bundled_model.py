@@ -11,7 +11,6 @@ import pytest
 
 from auto_interleaved_inference import AutoInterleavedInferencer
 from picturebook import sample_caption, sample_edit, sample_question
-from picturebook.benchmark.__main__ import VERBATIM_PROMPTS, verbatim_story
 from picturebook.benchmark.measures import (
     ToldStory,
     answer_by_vision,
@@ -26,6 +25,7 @@ from picturebook.benchmark.measures import (
     tell_stories,
     tell_story,
 )
+from picturebook.benchmark.samples import VERBATIM_PROMPTS, verbatim_story
 from tests.bundled import SAMPLING, bundled, drawn_stories
 
 LEAST = {

@@ -71,8 +71,10 @@ LAYERS = (
     {"auto_interleaved.options"},
     {"auto_interleaved.run", "auto_interleaved.drivers"},
     {"auto_interleaved.sessions"},
+    {"auto_interleaved.layouts"},
     {"auto_interleaved"},  # the rest of it: the terminal, files of prompts, the server
     {"auto_interleaved_inference"},
+    {"auto_interleaved.harness"},
     {"bagel", "picturebook"},  # the same modules under another name; a world to draw
 )
 LIBRARY = ("data", "modeling", "auto_interleaved", "bagel", "picturebook")

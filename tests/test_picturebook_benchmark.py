@@ -20,6 +20,7 @@ from picturebook import (
     sample_story,
 )
 from picturebook.benchmark import __main__ as picturebook
+from picturebook.benchmark import samples
 from picturebook.benchmark.measures import (
     STORY_FIGURES,
     answer_by_vision,
@@ -179,19 +180,19 @@ def test_an_edit_that_draws_nothing_is_wrong() -> None:
 
 
 def test_prompts_word_for_word_are_known_with_what_they_ask_for() -> None:
-    for prompt, kind in picturebook.VERBATIM_PROMPTS.items():
-        story = picturebook.verbatim_story(prompt)
+    for prompt, kind in samples.VERBATIM_PROMPTS.items():
+        story = samples.verbatim_story(prompt)
         assert (story.prompt, story.kind) == (prompt, kind)
         assert story.request.in_place == (IMAGE_REQUEST in prompt)
 
 
 def test_samples_are_what_was_asked_for_and_the_same_each_time() -> None:
     given = picturebook.parsed(["--stories", "4", "--questions", "3", "--edits", "2"])
-    familiar = picturebook.draw_samples(given, held_out=False)
-    novel = picturebook.draw_samples(given, held_out=True)
+    familiar = samples.draw_samples(given, held_out=False)
+    novel = samples.draw_samples(given, held_out=True)
     assert not any(story.held_out for story in familiar.stories)
     assert all(story.held_out for story in novel.stories)
-    assert familiar == picturebook.draw_samples(given, held_out=False)
+    assert familiar == samples.draw_samples(given, held_out=False)
     sizes = [len(familiar.stories), len(familiar.questions), len(familiar.edits)]
     assert sizes == [4, 3, 2]
 

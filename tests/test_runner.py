@@ -22,9 +22,9 @@ from accelerate import PartialState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from auto_interleaved.runner.plans import make_plan
 from auto_interleaved.runner.processes import Processes
 from auto_interleaved.runner.prompt_files import seed_of
-from auto_interleaved.runner.prompt_runs import make_plan
 from auto_interleaved.runner.runner import run_jobs
 from auto_interleaved.terminal.arguments import ArgumentError
 from auto_interleaved.terminal.command_line import run as run_command_line

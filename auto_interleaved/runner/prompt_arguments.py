@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from auto_interleaved.layouts.table import LAYOUTS
+
 
 def add_many(group: Any, whole_number: Callable[[str], int]) -> None:
     """Add them to a group of a parser, numbers being read as the other arguments' are."""
@@ -14,6 +16,25 @@ def add_many(group: Any, whole_number: Callable[[str], int]) -> None:
         help="instead of PROMPT: lines of JSON, each with an id, a prompt or messages, images, and "
         "options of its own; results go to a folder, --output, and what is there already is not "
         "done again. Works under torchrun and accelerate launch, too",
+    )
+    group.add_argument(
+        "--layout",
+        choices=LAYOUTS,
+        help="whose judge is to read the results: FILE is the benchmark's own, and what the judge "
+        "reads is written beside --output, in a folder of that name and this",
+    )
+    group.add_argument(
+        "--fields",
+        nargs="+",
+        action="extend",
+        metavar="NAME=FIELD",
+        help="with --layout: where the benchmark's lines have the id, prompt, images, ... if not "
+        "in the usual place, such as prompt=instruction",
+    )
+    group.add_argument(
+        "--append",
+        metavar="TEXT",
+        help="with --layout: follows each prompt; <|vision_start|> asks for a picture there",
     )
     group.add_argument("--overwrite", action="store_true", help="do again what is there already")
     group.add_argument(

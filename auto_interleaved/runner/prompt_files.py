@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from auto_interleaved.layouts.cases import Question
+from auto_interleaved.layouts.fields import Fields
 from auto_interleaved.options.generation import ALIASES, SIDES, GenerationOptions, make_options
 from auto_interleaved.options.seeds import ANY_SEED, Seed
 from auto_interleaved.options.spellings import unknown_option
+from auto_interleaved.runner.prompt_parts import prompt_of
 from auto_interleaved.terminal.help_texts import FOR_PROGRAMS_ONLY
-from data.jsonl import Line, read_lines, require_file
+from data.jsonl import Entry, Line, read_lines, read_records, require_file
 from data.output.result_folders import folder_name
 from data.output.strangers import plain
-from data.picture_names import names_picture
-from data.picture_sources import is_base64_picture, is_data_url
 from data.prompts import Prompt, check_prompt
 from data.wording import did_you_mean, shown
 
@@ -29,7 +29,6 @@ _MEANT = {  # what other files call them
     **dict.fromkeys(("image", "image_path", "picture", "pictures", "files"), "images"),
     **dict.fromkeys(("uid", "key", "name", "index", "idx", "prompt_id"), "id"),
 }
-_PICTURE_KEYS = ("image", "path", "url", "image_url", "source", "value", "content")
 _SEED_BITS = 53  # a whole number that every reader of JSON keeps
 
 
@@ -41,6 +40,8 @@ class Job:
         id: a string or a whole number, as the file says; no other prompt has it.
         line: where it stands, counted from 1.
         prompt: as `AutoInterleavedInferencer.stream` takes it, its pictures still files.
+        later: of a talk, what is said after the answer to the prompt, one after another.
+        question: what a layout's files are made for; None where no layout is asked for.
         options: of its run, with a seed of its own.
         request: what fixes its result, in 16 digits: another prompt or other options have others.
     """
@@ -50,6 +51,8 @@ class Job:
     prompt: Prompt
     options: GenerationOptions
     request: str
+    later: tuple[Prompt, ...] = ()
+    question: Question | None = None
 
     @property
     def folder(self) -> str:
@@ -59,7 +62,8 @@ class Job:
     def fault(self) -> BadLine | None:
         """Read the prompt, its pictures included; return what is wrong with it."""
         try:
-            check_prompt(self.prompt, split_special_tokens=self.options.split_special_tokens)
+            for prompt in (self.prompt, *self.later):
+                check_prompt(prompt, split_special_tokens=self.options.split_special_tokens)
         except (TypeError, ValueError) as error:
             return BadLine.of(error, self.id, self.line)
         return None
@@ -87,18 +91,23 @@ class BadLine:
 
 
 def read_prompts(
-    file: Path, options: GenerationOptions, model: str | None = None
+    file: Path,
+    options: GenerationOptions,
+    model: str | None = None,
+    layout: Fields | None = None,
 ) -> list[Job | BadLine]:
     """Read a file of prompts; of pictures it is only seen whether they are there.
 
     A line is `{"id": ..., "prompt": ...}` or `{"id": ..., "messages": [...]}`; beside it there may
-    be "images", a list of paths, and options of its own. Paths begin at the file's folder.
+    be "images", a list of paths, and options of its own. Paths begin at the file's folder. A
+    layout's lines are the benchmark's own, and may be the entries of one JSON list.
 
     Args:
         file: lines of JSON.
         options: of prompts that do not say otherwise; each prompt's seed is derived from this seed
             and its id.
         model: a name of the model, which is a part of what fixes a result.
+        layout: how the lines of a benchmark are read.
 
     Returns:
         What each line that is not blank says, in order.
@@ -110,18 +119,23 @@ def read_prompts(
     require_file(file)
     entries: list[Job | BadLine] = []
     places: dict[str, int] = {}  # the line that each id stands on
-    for line in read_lines(file):
+    for line in read_lines(file) if layout is None else read_records(file):
         identity: str | int | None = None
         try:
             record = _record(line)
-            identity = _identity(record)
+            question = None if layout is None else layout.question(record)
+            identity = _identity(record) if question is None else question.id
             if str(identity) in places:
                 raise ValueError(
                     f"the id {shown(identity)} stands on line {places[str(identity)]} already; "
                     "each prompt needs an id of its own"
                 )
             places[str(identity)] = line.number
-            entries.append(_job(record, identity, line, options, model))
+            asked = _contents(record) if question is None else question.turns
+            own = {} if question else {k: v for k, v in record.items() if k not in _FIELDS}
+            chosen = _options(own, identity, options)
+            job = _job(identity, line, asked, chosen, model)
+            entries.append(replace(job, question=question))
         except (TypeError, ValueError, OSError) as error:
             entries.append(BadLine.of(error, identity, line.number))
     if not entries:
@@ -135,7 +149,7 @@ def seed_of(identity: str | int, seed: Seed | None) -> int:
     return int.from_bytes(digest[:8], "big") >> (64 - _SEED_BITS)
 
 
-def _record(line: Line) -> Mapping[str, Any]:
+def _record(line: Line | Entry) -> Mapping[str, Any]:
     record = line.value()
     if not isinstance(record, dict):
         raise ValueError(f'must be {{"id": ..., "prompt": ...}}, got {shown(record)}')
@@ -156,23 +170,27 @@ def _identity(record: Mapping[str, Any]) -> str | int:
     return identity
 
 
+def _contents(record: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return [{key: record.get(key) for key in _FIELDS[1:]}]
+
+
 def _job(
-    record: Mapping[str, Any],
     identity: str | int,
-    line: Line,
+    line: Line | Entry,
+    asked: Sequence[Mapping[str, Any]],
     options: GenerationOptions,
     model: str | None,
 ) -> Job:
-    own = {key: value for key, value in record.items() if key not in _FIELDS}
-    chosen = _options(own, identity, options)
-    content = {key: record.get(key) for key in _FIELDS[1:]}
-    fixed = json.dumps([content, plain(vars(chosen)), model], sort_keys=True)
+    content = asked[0] if len(asked) == 1 else asked
+    fixed = json.dumps([content, plain(vars(options)), model], sort_keys=True)
+    prompts = [prompt_of(turn, line.file.absolute().parent) for turn in asked]
     return Job(
         id=identity,
         line=line.number,
-        prompt=_prompt(content, line.file.absolute().parent),
-        options=chosen,
+        prompt=prompts[0],
+        options=options,
         request=hashlib.sha256(fixed.encode()).hexdigest()[:16],
+        later=tuple(prompts[1:]),
     )
 
 
@@ -197,85 +215,3 @@ def _options(
     if changes.get("seed") is None:
         changes["seed"] = seed_of(identity, shared.seed)
     return replace(shared, **changes)
-
-
-def _prompt(content: Mapping[str, Any], folder: Path) -> Prompt:
-    given = [key for key in ("prompt", "messages") if content[key] is not None]
-    images = [content["images"]] if isinstance(content["images"], str) else content["images"] or []
-    if not isinstance(images, list):
-        raise TypeError(f"images must be a list of paths, got {shown(images)}")
-    if len(given) == 2 or not (given or images):
-        found = " and ".join(given) or "neither"
-        raise ValueError(f'must have either "prompt" or "messages", got {found}')
-    value = content[given[0]] if given else []
-    if given == ["messages"]:
-        if not isinstance(value, list):
-            raise TypeError(f"messages must be a list of messages, got {shown(value)}")
-        if images:
-            raise ValueError(
-                "images go with a prompt; beside messages they must stand in one, as "
-                '{"type": "image", "path": ...} in its content'
-            )
-        return [_located(message, folder) for message in value]
-    if not isinstance(value, str | list):
-        raise TypeError(f"prompt must be a string or a list of parts, got {shown(value)}")
-    if isinstance(value, str):
-        if names_picture(value):
-            raise ValueError(
-                f'prompt must be words, got the picture {shown(value)}; pictures go into "images"'
-            )
-        value = [value]
-    return [*_pictures(images, folder), *(_located(part, folder) for part in value)]
-
-
-def _pictures(images: Sequence[Any], folder: Path) -> Iterator[Mapping[str, Any]]:
-    for number, image in enumerate(images):
-        if not isinstance(image, str):
-            raise TypeError(f"images[{number}] must be a path, got {shown(image)}")
-        path = _path(image, folder)
-        if not (_is_no_path(image) or _is_file(path)):
-            raise ValueError(
-                f"images[{number}]: there is no file {shown(image)} in {folder}, "
-                "where relative paths begin"
-            )
-        yield {"type": "image", "path": path}
-
-
-def _located(part: Any, folder: Path) -> Any:
-    """Return a message or part with its pictures' paths from the root."""
-    if not isinstance(part, Mapping):
-        return part
-    if "role" in part:
-        content = part.get("content")
-        if not isinstance(content, list):
-            return part
-        return {**part, "content": [_located(entry, folder) for entry in content]}
-    if "image" not in str(part.get("type")):
-        return part
-    return _with_paths(part, folder)
-
-
-def _with_paths(part: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    found = dict(part)
-    for key in _PICTURE_KEYS:
-        value = part.get(key)
-        if isinstance(value, Mapping):  # some formats wrap what a part holds in an object
-            found[key] = _with_paths(value, folder)
-        elif isinstance(value, str):
-            found[key] = _path(value, folder)
-    return found
-
-
-def _path(name: str, folder: Path) -> str:
-    return name if _is_no_path(name) else os.path.join(folder, name)
-
-
-def _is_no_path(name: str) -> bool:
-    return is_data_url(name) or ":/" in name[:20] or is_base64_picture(name) or not name
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return os.path.isfile(path)
-    except ValueError:  # with a zero in it
-        return False

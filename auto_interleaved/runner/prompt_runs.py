@@ -8,53 +8,35 @@ that was stopped in whatever way goes on by the same command, with any number of
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
+from auto_interleaved.layouts.writing import (
+    faults_of,
+    layout_folder,
+    model_name,
+    write_layout,
+)
+from auto_interleaved.runner.plans import Plan, make_plan
 from auto_interleaved.runner.processes import Processes
-from auto_interleaved.runner.prompt_files import BadLine, Job, read_prompts
 from auto_interleaved.runner.runner import run_jobs
 from auto_interleaved.terminal.arguments import PROGRAM, ArgumentError
 from auto_interleaved.terminal.request import ManyRequest
 from auto_interleaved.terminal.screen import Screen
 from auto_interleaved.terminal.stopping import Stopping
-from data.output.result_folders import TABLE, Id, ResultFolder, Row, failed_row
-from data.wording import did_you_mean, listed, one_line, shown
+from data.output.result_folders import TABLE, ResultFolder, Row
+from data.wording import listed, one_line
 
 _DONE, _FAILED, _BAD_ARGUMENTS = 0, 1, 2
 _SHOWN = 10  # bad lines
 _GLANCE = 0.5  # seconds between two looks at what other processes have done
 _FAREWELL = 1.0  # seconds; launchers kill what does not end within 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What is to be done.
-
-    Attributes:
-        run: a name for this run of the program.
-        prompts: for the table: each line's id, or the row of a bad one.
-        chosen: the lines that are meant, the bad ones included.
-        todo: what is to be run.
-        bad: what cannot be.
-        done: ids that are done already.
-        changed: those of them that were asked for otherwise.
-    """
-
-    run: str = field(default_factory=lambda: secrets.token_hex(4))
-    prompts: dict[int, Id | Row] = field(default_factory=dict)
-    chosen: set[int] = field(default_factory=set)
-    todo: list[Job] = field(default_factory=list)
-    bad: list[BadLine] = field(default_factory=list)
-    done: list[Id] = field(default_factory=list)
-    changed: list[Id] = field(default_factory=list)
 
 
 def run_many(
@@ -77,48 +59,6 @@ def run_many(
         return _FAILED
     finally:
         processes.part()
-
-
-def make_plan(request: ManyRequest) -> Plan:
-    """Read and check the prompts, and see which are done.
-
-    Raises:
-        ArgumentError: if there are none, or not those that are asked for.
-    """
-    try:
-        entries = read_prompts(request.file, request.options, request.model)
-    except (OSError, ValueError) as error:
-        raise ArgumentError(f"--prompts: {error}") from error
-    plan = Plan()
-    plan.prompts.update({entry.line: entry.id for entry in entries if isinstance(entry, Job)})
-    results = ResultFolder(request.output, plan.run)
-    for entry in _chosen(entries, request):
-        plan.chosen.add(entry.line)
-        row = None if isinstance(entry, BadLine) or request.overwrite else results.row(entry.id)
-        if isinstance(entry, Job) and row is not None and row["status"] == "done":
-            plan.done.append(entry.id)
-            if row["request"] != entry.request:
-                plan.changed.append(entry.id)
-            continue
-        fault = entry if isinstance(entry, BadLine) else entry.fault()
-        if fault is not None:
-            plan.bad.append(fault)
-            plan.prompts[fault.line] = failed_row(fault.id, fault.error)
-        elif isinstance(entry, Job):
-            plan.todo.append(entry)
-    return plan
-
-
-def _chosen(entries: Sequence[Job | BadLine], request: ManyRequest) -> list[Job | BadLine]:
-    chosen = list(entries)
-    if request.ids is not None:
-        known = [str(entry.id) for entry in entries if entry.id is not None]
-        for wanted in request.ids:
-            if wanted not in known:
-                near = did_you_mean(wanted, known)
-                raise ArgumentError(f"--ids: there is no {shown(wanted)} in {request.file}{near}")
-        chosen = [entry for entry in entries if str(entry.id) in request.ids]
-    return chosen[: request.limit]
 
 
 class _Many:
@@ -231,7 +171,28 @@ class _Many:
         if not (ended_early or left):
             results.forget_parts()
         self._tell(plan, len(done), len(failed), left)
-        return _FAILED if failed or left else _DONE
+        laid_out = ended_early or self._lay_out(plan, results)
+        return _DONE if laid_out and not (failed or left) else _FAILED
+
+    def _lay_out(self, plan: Plan, results: ResultFolder) -> bool:
+        """Write what the judge reads; return whether it lacks nothing that was asked for."""
+        layout = self._request.layout
+        if layout is None:
+            return True
+        folder, model = layout_folder(results.path, layout.layout), model_name(self._request.model)
+        try:
+            write_layout(layout.layout, list(plan.questions.values()), results, model)
+        except OSError as error:
+            self._say(f"{folder} could not be written ({error.strerror or error})")
+            return False
+        meant = [question for line, question in plan.questions.items() if line in plan.chosen]
+        faults = faults_of(layout.layout, meant, folder, model)
+        for fault in faults[:_SHOWN]:
+            self._say(f"{layout.layout} would miss: {fault}")
+        if len(faults) > _SHOWN:
+            self._say(f"and {len(faults) - _SHOWN} things more")
+        self._screen.note(f"saved {folder}")
+        return not faults
 
     def _tell(self, plan: Plan, done: int, failed: int, left: int) -> None:
         before = f" ({len(plan.done)} were before)" if plan.done else ""

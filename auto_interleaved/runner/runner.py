@@ -9,6 +9,7 @@ from typing import Any
 
 from auto_interleaved.run.record import GenerationError
 from auto_interleaved.runner.prompt_files import Job
+from auto_interleaved.runner.talks import talk_events
 from data.output import InterleavedOutput
 from data.output.events import Event, Finished
 from data.output.result_folders import ResultFolder, Row
@@ -99,10 +100,11 @@ def _generated(
     inferencer: Any, jobs: Iterable[Job], batch_size: int
 ) -> Iterator[tuple[Job, Event]]:
     """Yield the events of every job, `Finished` being each one's last whatever happened to it."""
+    alone = list(jobs)
     if batch_size > 1:
-        yield from _together(inferencer, list(jobs), batch_size)
-        return
-    for job in jobs:
+        yield from _together(inferencer, [job for job in alone if not job.later], batch_size)
+        alone = [job for job in alone if job.later]
+    for job in alone:
         for event in _events(inferencer, job):
             yield job, event
 
@@ -123,6 +125,9 @@ def _together(inferencer: Any, jobs: list[Job], batch_size: int) -> Iterator[tup
 
 
 def _events(inferencer: Any, job: Job) -> Iterator[Event]:
+    if job.later:
+        yield from talk_events(inferencer, job)
+        return
     before = inferencer.last_output
     try:
         yield from inferencer.stream(job.prompt, **vars(job.options))

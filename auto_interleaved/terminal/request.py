@@ -16,6 +16,9 @@ import torch
 from PIL import Image
 
 from auto_interleaved.drivers.peers import launched_rank, local_rank
+from auto_interleaved.layouts.fields import Fields, fields_of
+from auto_interleaved.layouts.table import LAYOUTS
+from auto_interleaved.layouts.writing import layout_folder
 from auto_interleaved.options.generation import GenerationOptions, make_options
 from auto_interleaved.options.seeds import ANY_SEED
 from auto_interleaved.terminal.arguments import (
@@ -34,6 +37,10 @@ from data.prompts import ImageInput, check_prompt, parse_prompt
 from data.wording import shown
 from modeling.checkpoint.keywords import checked_device
 
+_FOR_MANY = (
+    *("overwrite", "limit", "ids", "batch_size", "threads", "timings"),
+    *("layout", "fields", "append"),
+)
 _MAX_DRAWN_SEED = 10**6 - 1  # short enough to be typed
 
 
@@ -79,6 +86,7 @@ class ManyRequest:
         batch_size: prompts under way at a time in each process.
         threads: of each process on a CPU.
         timings: a file that is told how long each took; None for none.
+        layout: how a benchmark's lines are read, and what its judge reads; None for none.
     """
 
     file: Path
@@ -92,6 +100,7 @@ class ManyRequest:
     batch_size: int
     threads: int
     timings: Path | None
+    layout: Fields | None = None
 
 
 def read_request(arguments: Sequence[str] | None) -> Request | ManyRequest:
@@ -146,7 +155,7 @@ def loading_of(given: Namespace) -> dict[str, Any]:
 def _require_one_kind(given: Namespace) -> None:
     """Refuse what does not go together: one prompt, or a file of them."""
     if given.prompts is None:
-        for name in ("overwrite", "limit", "ids", "batch_size", "threads", "timings"):
+        for name in _FOR_MANY:
             if getattr(given, name) not in (None, False):
                 flag = name.replace("_", "-")
                 raise ArgumentError(f"--{flag} goes with --prompts, a file of prompts")
@@ -192,7 +201,23 @@ def _many(given: Namespace, options: Mapping[str, Any], loading: Mapping[str, An
         batch_size=given.batch_size or 1,
         threads=given.threads or 1,
         timings=_timings(given.timings),
+        layout=_layout(given),
     )
+
+
+def _layout(given: Namespace) -> Fields | None:
+    """Return how lines are read, once it is seen that what the judge reads can be written."""
+    if given.layout is None:
+        for flag in ("fields", "append"):
+            if getattr(given, flag) is not None:
+                raise ArgumentError(f"--{flag} goes with --layout, whose lines it is about")
+        return None
+    try:
+        fields = fields_of(LAYOUTS[given.layout], given.fields or (), given.append)
+    except ValueError as error:
+        raise ArgumentError(f"--fields: {error}") from error
+    _output(f"{layout_folder(Path(given.output).absolute(), given.layout)}/")
+    return fields
 
 
 def _timings(name: str | None) -> Path | None:

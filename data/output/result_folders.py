@@ -240,6 +240,7 @@ def _row(mark: Mapping[str, Any], folder: str, document: Mapping[str, Any]) -> R
         "usage": {key: value for key, value in document["usage"].items() if key != "seconds"},
         "error": document["error"],
         "request": mark.get("request"),
+        "turns": document["config"].get("turns"),
     }
 
 

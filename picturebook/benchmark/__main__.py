@@ -2,6 +2,7 @@
 
 python -m picturebook.benchmark --stories 100 --json figures.json
 python -m picturebook.benchmark --model runs/picturebook --held-out-only --settings latent,pixels
+python -m picturebook.benchmark --server http://127.0.0.1:8000/v1 --extra '{"num_timesteps": 20}'
 
 One table for combinations that training saw, one for combinations held out from it, one for the
 prompts that must work word for word; a column for every setting. Samples come from generators that
@@ -15,29 +16,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from auto_interleaved_inference import AutoInterleavedInferencer
 from benchmarks.table import head, show
 from modeling.checkpoint import BUNDLED_MODEL
-from picturebook import (
-    Caption,
-    Edit,
-    Question,
-    Story,
-    sample_caption,
-    sample_edit,
-    sample_question,
-    sample_story,
-)
 from picturebook.benchmark.measures import (
     answer_by_vision,
     answer_in_loop,
@@ -50,20 +40,9 @@ from picturebook.benchmark.measures import (
     tell_stories,
 )
 from picturebook.benchmark.rates import Counts
+from picturebook.benchmark.samples import Samples, draw_samples, verbatim_samples
+from picturebook.benchmark.served import Served
 
-T = TypeVar("T")
-
-# The kind of story whose generator knows what each prompt asks for.
-VERBATIM_PROMPTS = {
-    "Create a step-by-step tutorial on how to make a paper airplane.": "howto",
-    "Create a recipe for chocolate chip cookies with images showing key steps.": "recipe",
-    "Explain the water cycle with diagrams for each stage.": "water_cycle",
-    "Explain photosynthesis with diagrams": "photosynthesis",
-    "Write a short story about a robot's adventure in space with illustrations.": "adventure",
-    "Describe three scenes:\n1. A sunset over mountains <|vision_start|>\n"
-    "2. A busy city street <|vision_start|>\n"
-    "3. A quiet forest path <|vision_start|>": "marked_scenes",
-}
 UNGUIDED = {"cfg_text_scale": 1.0, "cfg_img_scale": 1.0}
 SETTINGS: dict[str, dict[str, Any]] = {
     "latent": {},
@@ -84,51 +63,6 @@ WANTED = {
     "understanding": 95,
     "edit": 90,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """What one table is measured on."""
-
-    stories: Sequence[Story] = ()
-    plans: Sequence[Story] = ()
-    captions: Sequence[Caption] = ()
-    questions: Sequence[Question] = ()
-    edits: Sequence[Edit] = ()
-
-
-def draw_samples(numbers: argparse.Namespace, *, held_out: bool) -> Samples:
-    """Draw what is measured, all of it or none of it with a held-out combination."""
-
-    def drawn(count: int, sample: Callable[..., T]) -> list[T]:
-        # Training's generators are named after its stages and steps.
-        rng = Random(f"evaluation {numbers.seed} {sample.__name__} {held_out}")
-        return [sample(rng, held_out=held_out) for _ in range(count)]
-
-    stories = drawn(numbers.stories, sample_story)
-    return Samples(
-        stories=stories,
-        plans=[story for story in stories if story.thought is not None][: numbers.stories // 2],
-        captions=drawn(numbers.edits, sample_caption),
-        questions=drawn(numbers.questions, sample_question),
-        edits=drawn(numbers.edits, sample_edit),
-    )
-
-
-def verbatim_story(prompt: str) -> Story:
-    """Return a story that answers one of `VERBATIM_PROMPTS`; its request is what counts."""
-    rng = Random(0)
-    while True:
-        story = sample_story(rng, VERBATIM_PROMPTS[prompt])
-        if story.prompt == prompt:
-            return story
-
-
-def verbatim_samples(numbers: argparse.Namespace) -> Samples:
-    """Return each of the prompts that must work word for word, several times."""
-    stories = [verbatim_story(prompt) for prompt in VERBATIM_PROMPTS]
-    plans = [story for story in stories if story.thought is not None]
-    return Samples(stories=stories * max(1, numbers.stories // 10), plans=plans)
 
 
 def measure(
@@ -155,6 +89,22 @@ def measure(
     ):
         counts[name] = evaluate_edits(inferencer, samples.edits, draw, seed=seed, **chosen)
     return counts
+
+
+def measure_server(served: Served, samples: Samples, given: argparse.Namespace) -> Counts:
+    """Count what can be asked of any server: stories, edits, questions, all in the loop.
+
+    A marker in a prompt that asks for a picture in its place means nothing to others.
+    """
+    stories = [each for each in samples.stories if given.markers or not each.request.in_place]
+    told = tell_stories(served, stories, seed=given.seed)
+    wrong = [each for each in told if each.judgement.problems]
+    for each in wrong[: given.problems]:
+        print(f"{each.story.prompt!r}: {'; '.join(each.judgement.problems)}", file=sys.stderr)
+    counts = count_stories(told)
+    edits = evaluate_edits(served, samples.edits, edit_in_loop, seed=given.seed)
+    questions = evaluate_questions(served, samples.questions, answer_in_loop)
+    return {**counts, "edit, in the loop": edits, "understanding, in the loop": questions}
 
 
 def measure_understanding(inferencer: AutoInterleavedInferencer, samples: Samples) -> Counts:
@@ -209,12 +159,30 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cfg-img-scale", type=float, default=1.0)
     parser.add_argument("--problems", type=int, default=0, help="show so many that are wrong")
     parser.add_argument("--json", type=Path)
+    add_server(parser)
     given = parser.parse_args(arguments)
     given.settings = given.settings.split(",")
     unknown = [name for name in given.settings if name not in SETTINGS]
     if unknown:
         parser.error(f"--settings are some of {', '.join(SETTINGS)}; got {', '.join(unknown)}")
     return given
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments about a server that is measured in the place of a model."""
+    group = parser.add_argument_group("another system: any OpenAI-compatible server")
+    group.add_argument("--server", metavar="URL", help="such as http://127.0.0.1:8000/v1")
+    group.add_argument("--api-key", default=os.environ.get("OPENAI_API_KEY", "none"))
+    group.add_argument("--server-model", metavar="NAME", help="default: the first that it has")
+    group.add_argument(
+        "--extra", type=json.loads, default={}, metavar="JSON", help="fields for every request"
+    )
+    group.add_argument(
+        "--markers", action="store_true", help="also prompts that mark where pictures go"
+    )
+    group.add_argument(
+        "--kept", type=Path, metavar="FOLDER", help="answers; none is asked for twice"
+    )
 
 
 def chosen_samples(given: argparse.Namespace) -> dict[str, Samples]:
@@ -247,6 +215,9 @@ def measured(
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print the tables."""
     given = parsed(arguments)
+    if given.server is not None:
+        main_of_server(given)
+        return
     logging.getLogger("auto_interleaved").setLevel(logging.ERROR)  # endings are counted below
     dtype = getattr(torch, given.dtype) if given.dtype else None
     inferencer = AutoInterleavedInferencer.from_pretrained(given.model, dtype=dtype)
@@ -261,9 +232,31 @@ def main(arguments: list[str] | None = None) -> None:
         columns = measured(inferencer, samples, given, base)
         show(f"### {title}\n", ("", "wanted", *columns), rows_of(list(columns.values())))
         groups[title] = {name: plain(counts) for name, counts in columns.items()}
-    if given.json:
-        record = {"options": base, "groups": groups}
-        given.json.write_text(json.dumps(record, indent=1) + "\n")
+    write_record(given.json, {"options": base, "groups": groups})
+
+
+def main_of_server(given: argparse.Namespace) -> None:
+    """Measure a server and print the same tables."""
+    served = Served(
+        given.server,
+        given.api_key,
+        model=given.server_model,
+        extra=given.extra,
+        kept=given.kept,
+    )
+    print(f"## Picture book\n\n{served.model} at {given.server}, {json.dumps(given.extra)}\n")
+    groups: dict[str, Any] = {}
+    for title, samples in chosen_samples(given).items():
+        counts = measure_server(served, samples, given)
+        show(f"### {title}\n", ("", "wanted", served.model), rows_of([counts]))
+        groups[title] = {served.model: plain(counts)}
+    write_record(given.json, {"server": given.server, "options": given.extra, "groups": groups})
+
+
+def write_record(file: Path | None, record: dict[str, Any]) -> None:
+    """Write figures as JSON, where that is asked for."""
+    if file is not None:
+        file.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -32,6 +32,13 @@ from picturebook import (
 from picturebook.benchmark.rates import Counts, Rate
 
 Items = list[str | Image.Image]
+
+
+class Teller(Protocol):
+    """Who is asked in the loop: an `AutoInterleavedInferencer`, or a server (`Served`)."""
+
+    def auto_interleaved_generation(self, prompt: Any, **options: Any) -> InterleavedOutput:
+        """Answer a prompt in texts and pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +93,7 @@ STORY_FIGURES: dict[str, Callable[[ToldStory], list[bool]]] = {
 }
 
 
-def tell_story(
-    inferencer: AutoInterleavedInferencer, story: Story, *, seed: int, **options: Any
-) -> ToldStory:
+def tell_story(inferencer: Teller, story: Story, *, seed: int, **options: Any) -> ToldStory:
     """Let a model answer a story's prompt.
 
     Args:
@@ -105,7 +110,7 @@ def tell_story(
 
 
 def tell_stories(
-    inferencer: AutoInterleavedInferencer,
+    inferencer: Teller,
     stories: Sequence[Story],
     *,
     seed: int = 0,
@@ -130,7 +135,7 @@ def count_stories(told: Sequence[ToldStory]) -> Counts:
 
 
 def evaluate_stories(
-    inferencer: AutoInterleavedInferencer,
+    inferencer: Teller,
     stories: Sequence[Story],
     *,
     seed: int = 0,
@@ -150,7 +155,7 @@ def _by_prompt(told: Sequence[ToldStory], flags: Iterable[list[bool]]) -> list[l
 # Understanding and editing: through the loop, and through the published call.
 
 
-def answer_in_loop(inferencer: AutoInterleavedInferencer, question: Question) -> str:
+def answer_in_loop(inferencer: Teller, question: Question) -> str:
     """Ask about a picture in the loop, which reads latents and vision; "" if it did not end."""
     prompt: Items = [render(question.scene), question.question]
     output = inferencer.auto_interleaved_generation(prompt, max_images=0, on_error="raise")
@@ -167,7 +172,7 @@ def answer_by_vision(inferencer: AutoInterleavedInferencer, question: Question) 
 
 
 def edit_in_loop(
-    inferencer: AutoInterleavedInferencer, edit: Edit, *, seed: int, **options: Any
+    inferencer: Teller, edit: Edit, *, seed: int, **options: Any
 ) -> Image.Image | None:
     """Edit a picture in the loop; None unless one picture came and the loop ended by itself."""
     prompt: Items = [render(edit.before), edit.instruction]
@@ -205,19 +210,17 @@ def _picture(
     return picture
 
 
-Ask = Callable[[AutoInterleavedInferencer, Question], str]
+Ask = Callable[[Any, Question], str]
 Draw = Callable[..., Image.Image | None]
 
 
-def evaluate_questions(
-    inferencer: AutoInterleavedInferencer, questions: Sequence[Question], ask: Ask
-) -> Rate:
+def evaluate_questions(inferencer: Teller, questions: Sequence[Question], ask: Ask) -> Rate:
     """Count right answers; `ask` is `answer_in_loop` or `answer_by_vision`."""
     return Rate.of([judge_answer(each, ask(inferencer, each)).correct] for each in questions)
 
 
 def evaluate_edits(
-    inferencer: AutoInterleavedInferencer,
+    inferencer: Teller,
     edits: Sequence[Edit],
     draw: Draw,
     *,

@@ -1,0 +1,1 @@
+"""Evaluation harnesses that load the library as a model of theirs."""

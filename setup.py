@@ -35,6 +35,13 @@ setup(
             "nbclient>=0.10",
             "ipykernel>=6",
         ],
+        "serve": [
+            "fastapi>=0.165",
+            "uvicorn>=0.54",
+            "pydantic>=2.12",
+            "python-multipart>=0.0.34",
+            "prometheus-client>=0.26",
+        ],
         "quantize": ["bitsandbytes"],
         "fp8": ["torchao>=0.15"],
     },

@@ -17,6 +17,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,15 +59,20 @@ def server(model: str, *flags: str) -> Iterator[tuple[str, int]]:
     """Run a server; yield its URL and the number of its process."""
     named = [] if model == "bundled" else ["--model", model]
     words = [sys.executable, "auto_interleaved_inference.py", "serve", "--port", "0", *named]
-    with subprocess.Popen([*words, *flags], stderr=subprocess.PIPE, text=True) as process:
+    # What it says goes to a file: nobody reads on from a pipe, and a full one would stop it.
+    with (
+        tempfile.TemporaryFile("w+") as notes,
+        subprocess.Popen([*words, *flags], stderr=notes) as process,
+    ):
         try:
-            assert process.stderr is not None
-            told = ""
-            while (found := re.search(r"http://127\.0\.0\.1:\d+", told)) is None:
-                told = process.stderr.readline()
-                if not told:
+            found = None
+            while found is None:
+                time.sleep(0.1)
+                if process.poll() is not None:
                     raise SystemExit("the server did not start")
-            yield found[0], process.pid
+                notes.seek(0)
+                found = re.search(r"http://127\.0\.0\.1:\d+.*\n", notes.read())
+            yield found[0].partition("/docs")[0], process.pid
         finally:
             process.terminate()
 

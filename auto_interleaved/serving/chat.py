@@ -33,6 +33,7 @@ from auto_interleaved.serving.orders import Order, Over
 from auto_interleaved.serving.pictures import Delivery
 from auto_interleaved.serving.served import (
     KEEP_ALIVE,
+    STREAMED,
     Served,
     TheOwner,
     TheServed,
@@ -44,7 +45,7 @@ from data.output.events import TextDelta, ThoughtDelta
 router = APIRouter(tags=["chat"])
 
 
-@router.post("/v1/chat/completions", response_model=None)
+@router.post("/v1/chat/completions", response_model=None, responses=STREAMED)
 async def complete(
     body: ChatRequest,  # type: ignore[valid-type]
     request: Request,

@@ -13,8 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from auto_interleaved.serving.kept import NotKeptError
-from data.output.segments import describe_error
-from data.wording import shown
+from data.wording import shown, shown_error
 
 logger = logging.getLogger("auto_interleaved")
 
@@ -96,12 +95,12 @@ def refusal_of(error: Exception) -> Refusal:
 
 
 def failure_of(error: BaseException | None) -> str:
-    """Return what a client may know of a failure: nothing of this machine."""
+    """Return what a client is told of a failure: a line, and no traceback."""
     if isinstance(error, torch.OutOfMemoryError):
         return "the model ran out of memory; ask for less, or again later"
     if error is None:
         return "generation ended before its time"
-    return f"generation failed ({describe_error(error)})"
+    return f"generation failed ({shown_error(error)})"
 
 
 def install(app: FastAPI) -> None:

@@ -64,7 +64,7 @@ class Limits:
     kept_responses: int = _count(256, "responses that others may continue; the oldest leave first")
     kept_memory: int = _count(2**30, "bytes of those: keys and values, and pictures")
     shared_memory: int = _count(2**28, "bytes of keys and values that requests may begin with")
-    picture_memory: int = _count(2**28, "bytes of pictures that are served by URL")
+    picture_memory: int = _count(2**30, "bytes of pictures that are served by URL")
     picture_seconds: float = _seconds(3600.0, "seconds that a picture is served by URL")
     keep_alive_seconds: float = _seconds(10.0, "seconds of silence before a comment in a stream")
     drain_seconds: float = _seconds(30.0, "seconds for requests to end once the server is to stop")

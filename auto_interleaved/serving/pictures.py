@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import secrets
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -45,10 +46,10 @@ class Delivered:
 
 
 class Shelf:
-    """Pictures that are served by URL, under names that nobody guesses.
+    """Pictures that are served by URL, under names that nobody guesses; any thread may put one.
 
     Args:
-        memory: bytes at most; the oldest leave first.
+        memory: bytes at most; the oldest leave first, and never the newest.
         seconds: how long one is kept.
         clock: tells the time in seconds.
     """
@@ -59,17 +60,19 @@ class Shelf:
         self._memory = memory
         self._seconds = seconds
         self._clock = clock
+        self._lock = threading.Lock()
         self._files: OrderedDict[str, tuple[float, bytes, Format]] = OrderedDict()
         self.nbytes = 0
 
     def put(self, file: bytes, kind: Format) -> str:
         """Keep a picture's file; return the path of its URL."""
         name = secrets.token_urlsafe(32)
-        self._files[name] = self._clock() + self._seconds, file, kind
-        self.nbytes += len(file)
-        while self._files and (self.nbytes > self._memory or self._oldest_is_over()):
-            _, (_, dropped, _) = self._files.popitem(last=False)
-            self.nbytes -= len(dropped)
+        with self._lock:
+            self._files[name] = self._clock() + self._seconds, file, kind
+            self.nbytes += len(file)
+            while len(self._files) > 1 and (self.nbytes > self._memory or self._oldest_is_over()):
+                _, (_, dropped, _) = self._files.popitem(last=False)
+                self.nbytes -= len(dropped)
         return f"/pictures/{name}.{kind}"
 
     def find(self, url: str) -> tuple[bytes, Format] | None:

@@ -33,6 +33,7 @@ from auto_interleaved.serving.response_requests import (
 )
 from auto_interleaved.serving.served import (
     KEEP_ALIVE,
+    STREAMED,
     Served,
     TheOwner,
     TheServed,
@@ -43,7 +44,7 @@ from auto_interleaved.serving.served import (
 router = APIRouter(tags=["responses"])
 
 
-@router.post("/v1/responses", response_model=None)
+@router.post("/v1/responses", response_model=None, responses=STREAMED)
 async def respond(
     body: ResponseRequest,  # type: ignore[valid-type]
     request: Request,

@@ -143,6 +143,10 @@ def owner_of(request: Request) -> str:
 TheServed = Annotated[Served, Depends(served_by)]
 TheOwner = Annotated[str, Depends(owner_of)]
 
+# What is documented of an endpoint that answers at once or as a stream.
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {}, "text/event-stream": {}}}
+}
 KEEP_ALIVE = ": still at it\n\n"
 
 

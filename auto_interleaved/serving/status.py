@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -17,7 +17,7 @@ from prometheus_client import (
 
 from auto_interleaved.serving.errors import Refusal
 from auto_interleaved.serving.orders import Over
-from auto_interleaved.serving.pictures import Shelf
+from auto_interleaved.serving.pictures import Format, Shelf
 from auto_interleaved.serving.served import TheServed
 from auto_interleaved.serving.worker import Worker
 
@@ -124,7 +124,7 @@ async def ready(served: TheServed) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics", response_model=None)
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Tell what was done, in the text format of Prometheus."""
     return Response(
@@ -132,7 +132,11 @@ async def metrics(request: Request) -> Response:
     )
 
 
-@router.get("/pictures/{name}", response_model=None)
+@router.get(
+    "/pictures/{name}",
+    response_class=Response,
+    responses={200: {"content": {f"image/{kind}": {} for kind in get_args(Format)}}},
+)
 async def picture(name: str, served: TheServed) -> Response:
     """Send a picture that was drawn; who has its URL may see it, for a while."""
     found = served.shelf.find(f"/pictures/{name}")

@@ -73,16 +73,18 @@ class Controls:
         if name != "image_shape":
             self._keep(name, self._component(name))
             return
+        gr.HTML(f'<p class="quiet">{on_page(_HELP[name])}</p>')
         with gr.Row():
             for side, length in zip(SIDES, self._shape, strict=True):
-                self._keep(side, self._box(side, "of pictures", f"{length}"))
+                self._keep(side, self._box(side, None, f"{length}"))
 
     def _keep(self, name: str, component: Any) -> None:
         self.names.append(name)
         self.components.append(component)
 
     def _component(self, name: str) -> Any:
-        default, kind = self._entries[name].default, self._types[name]
+        default: Any = self._entries[name].default
+        kind = self._types[name]
         said: dict[str, Any] = {"label": name, "info": on_page(_HELP[name])}
         if name == "protocol":
             choices = [("the checkpoint's own", ""), *((preset, preset) for preset in PROTOCOLS)]
@@ -96,7 +98,7 @@ class Controls:
             return gr.Slider(low, high, default, step=step, **said)
         return self._box(name, said["info"], "" if default is None else str(default))
 
-    def _box(self, name: str, info: str, default: str) -> Any:
+    def _box(self, name: str, info: str | None, default: str) -> Any:
         """Return a box for a number; what is left empty is not given."""
         # No gr.Number: it shows 0 where nothing is, and rounds a seed of 64 bits.
         self._typed.add(name)

@@ -27,6 +27,7 @@ from data.prompts import Prompt
 
 logger = logging.getLogger("auto_interleaved")
 
+ONLY_UPLOADS = "a picture must be dropped into the message; no other file is opened"
 _PREVIEWS = 8  # of each picture
 # What the library words for whoever asked; all else is a fault, and goes to the log as well.
 _REFUSALS = (TypeError, ValueError, Refusal)
@@ -127,7 +128,7 @@ class Desk:
         """Return the content of a file that was uploaded here; no other one is opened."""
         place = Path(os.path.realpath(path))
         if not place.is_relative_to(os.path.realpath(self.uploads)):
-            raise ValueError("a picture must be dropped into the message; no other file is opened")
+            raise ValueError(ONLY_UPLOADS)
         return place.read_bytes()
 
 

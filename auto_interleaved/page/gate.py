@@ -16,7 +16,7 @@ from auto_interleaved.serving.door import Application, Receive, Scope, Send
 _PATHS = re.compile(
     r"/(config|theme\.css|manifest\.json|favicon\.ico|(assets|static|svelte)/[\w./@-]+"
     r"|answers/[\w-]+/[\w-]+\.(html|zip|png)"
-    r"|gradio_api/(queue/(join|data)|upload|upload_progress|cancel|reset|info|startup-events"
+    r"|gradio_api/(queue/(join|data)|run/predict|upload|upload_progress|cancel|reset|info|startup-events"
     r"|heartbeat/\w+|file=/[^:]+))?"
 )
 

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Response
 
 from auto_interleaved.page import layout
-from auto_interleaved.page.desk import Desk
+from auto_interleaved.page.desk import ONLY_UPLOADS, Desk
 from auto_interleaved.page.gate import Gate
 from auto_interleaved.serving.door import Application, Door
 from auto_interleaved.serving.keys import Keys
@@ -94,8 +94,9 @@ def _app(desk: Desk, name: str) -> FastAPI:
         return Response(_saved(output, kind), media_type=_KINDS[kind], headers=headers)
 
     blocks = layout.build(desk, name=name)
-    for block in blocks.blocks.values():
-        block.async_move_resource_to_block_cache = _own_file(desk.uploads)  # type: ignore[method-assign]
+    every: list[Any] = list(blocks.blocks.values())
+    for block in every:
+        block.async_move_resource_to_block_cache = _own_file(desk.uploads)
     return gr.mount_gradio_app(
         app,
         blocks,
@@ -123,7 +124,7 @@ def _own_file(folder: Path) -> Any:
             return None
         place = os.path.realpath(path)
         if not Path(place).is_relative_to(os.path.realpath(folder)):
-            raise gr.Error("a picture must be dropped into the message; no other file is opened")
+            raise gr.Error(ONLY_UPLOADS, print_exception=False)
         return place
 
     return own_file

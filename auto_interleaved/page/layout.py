@@ -18,13 +18,14 @@ EXAMPLES = (
     "Explain the water cycle with diagrams for each stage.",
     "Draw a red circle, then add a blue square to its right.",
 )
+_OLD_UPLOADS = (600, 3600)  # every so many seconds, those older than so many
 _SYSTEM = ("system-ui", "sans-serif")
 _MONO = ("ui-monospace", "monospace")
 
 STYLE = """
 .gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
-.talk .quiet { color: var(--body-text-color-subdued); font-size: 0.8rem; margin: 0; }
-.talk .quiet a { color: inherit; text-decoration: underline; margin: 0; padding: 0; }
+.quiet { color: var(--body-text-color-subdued); font-size: 0.8rem; margin: 0; }
+.quiet a { color: inherit; text-decoration: underline; margin: 0; padding: 0; }
 .talk .alarm { color: #b3261e; border-left: 3px solid; padding-left: 0.7rem; margin: 0; }
 .dark .talk .alarm { color: #f2a49c; }
 .talk figure { margin: 0.4rem 0; }
@@ -42,7 +43,11 @@ def build(desk: Desk, *, name: str) -> gr.Blocks:
         desk: what it does.
         name: of the model.
     """
-    with gr.Blocks(title=f"auto-interleaved: {name}", analytics_enabled=False) as blocks:
+    with gr.Blocks(
+        title=f"auto-interleaved: {name}",
+        analytics_enabled=False,
+        delete_cache=_OLD_UPLOADS,
+    ) as blocks:
         _Page(desk, name).lay_out(blocks)
     return blocks
 
@@ -74,7 +79,7 @@ class _Page:
         self._chat = gr.Chatbot(
             elem_classes=["talk"],
             show_label=False,
-            height="70vh",
+            height="max(20rem, calc(100vh - 12rem))",
             render_markdown=False,  # what a model writes is text, never markup
             buttons=["copy_all"],
             layout="panel",
@@ -89,10 +94,11 @@ class _Page:
             max_plain_text_length=self._desk.limits.max_characters,
         )
         self._talks = gr.Radio([], label="talks", visible=False)
+        small: dict[str, Any] = {"size": "sm", "min_width": 80}
         with gr.Row():
-            self._back = gr.Button("Take back", size="sm", interactive=False)
-            self._fork = gr.Button("Fork", size="sm", interactive=False)
-            self._new = gr.Button("New talk", size="sm")
+            self._back = gr.Button("Take back", interactive=False, **small)
+            self._fork = gr.Button("Fork", interactive=False, **small)
+            self._new = gr.Button("New talk", **small)
 
     def _listen(self, blocks: gr.Blocks) -> None:
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

@@ -13,11 +13,11 @@ from PIL import Image
 
 from auto_interleaved.page.shown_pictures import ShownPictures
 from auto_interleaved.page.turns import Turns, as_generator
-from auto_interleaved.page.views import AnswerView, Part, asked, parts_of
+from auto_interleaved.page.views import AnswerView, Drawn, Part, Written, asked, parts_of
 from auto_interleaved.sessions.session import Session
 from auto_interleaved.sessions.turns import Turn
 from data.output import InterleavedOutput
-from data.prompts import ImageInput, Prompt, TextInput, parse_prompt
+from data.prompts import Prompt, parse_prompt
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,8 +112,9 @@ class Tab:
             self._hidden.add(self._number(last.output))
         else:
             self.session.rewind()
-        texts = [part.text for part in last.prompt if isinstance(part, TextInput)]
-        return "\n".join(texts), [p.image for p in last.prompt if isinstance(p, ImageInput)]
+        said = list(asked(last.prompt))
+        texts = [part.text for part in said if isinstance(part, Written)]
+        return "\n".join(texts), [part.image for part in said if isinstance(part, Drawn)]
 
     def stop(self) -> None:
         """End the answer that is under way; what exists is kept."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
@@ -33,7 +33,9 @@ class Turns:
         """Do something with the model, when it is its turn."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    async def events(self, stream: Generator[Event, None, None]) -> AsyncIterator[list[Event]]:
+    async def events(
+        self, stream: Generator[Event, None, None]
+    ) -> AsyncGenerator[list[Event], None]:
         """Yield the events of a run as they come, some at a time; one of text may have company.
 
         In whatever way it ends, the run is closed in the model's thread: a step that is being

@@ -206,12 +206,18 @@ def _made(segments: Iterable[Segment]) -> Iterator[Part]:
 
 
 def asked(parts: Iterable[PromptPart]) -> Iterator[Written | Drawn]:
-    """Yield what a chat shows of a message."""
+    """Yield what a chat shows of a message, as it was written."""
+    text = ""
     for part in parts:
         match part:
             case ImageInput(image=image):
+                if text:
+                    yield Written(text=text)
+                text = ""
                 yield Drawn(image=image)
-            case TextInput(text=text):
-                yield Written(text=text)
+            case TextInput(text=more):
+                text += more
             case ImageRequest():
-                yield Written(text=MARKERS["start_of_image"])
+                text += MARKERS["start_of_image"]
+    if text:
+        yield Written(text=text)

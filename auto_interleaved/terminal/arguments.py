@@ -36,7 +36,8 @@ _METAVARS: Mapping[str, str | tuple[str, ...]] = {
 
 _USAGE = f"""{PROGRAM} PROMPT [--model DIR] [--image FILE ...] [options]
        {PROGRAM} --prompts FILE.jsonl --output FOLDER [options]
-       {PROGRAM} serve [--model DIR] [options]"""
+       {PROGRAM} serve [--model DIR] [options]
+       {PROGRAM} page [--model DIR] [options]"""
 _DESCRIPTION = "Writes a text with pictures: the model decides when to draw, and sees what it drew."
 _EPILOG = f"""\
 other libraries' spellings:
@@ -102,7 +103,7 @@ def _switch(match: re.Match[str]) -> str:
     return f"leave {flag} out" if match[3] == "False" else f"{match[1] or ''}{flag}"
 
 
-class _Group(Protocol):
+class Group(Protocol):
     """A part of the parser that has a heading in the help text."""
 
     def add_argument(self, *flags: str, **settings: Any) -> Any:
@@ -153,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_input(group: _Group) -> None:
+def _add_input(group: Group) -> None:
     group.add_argument(
         "prompt", nargs="?", metavar="PROMPT", help="what to write about; - reads stdin"
     )
@@ -173,7 +174,7 @@ def _add_input(group: _Group) -> None:
     )
 
 
-def add_loading(group: _Group) -> None:
+def add_loading(group: Group) -> None:
     """Add what says which model is loaded, and how."""
     group.add_argument(
         "--model",
@@ -201,7 +202,7 @@ def add_loading(group: _Group) -> None:
     group.add_argument("--local-files-only", action="store_true", help="download nothing")
 
 
-def _add_spreading(group: _Group) -> None:
+def _add_spreading(group: Group) -> None:
     group.add_argument(
         "--spread-guidance",
         action="store_true",
@@ -210,7 +211,7 @@ def _add_spreading(group: _Group) -> None:
     )
 
 
-def _add_options(groups: Mapping[str, _Group]) -> None:
+def _add_options(groups: Mapping[str, Group]) -> None:
     entries = {entry.name: entry for entry in fields(GenerationOptions)}
     types = get_type_hints(GenerationOptions)
     for group, texts in OPTIONS.items():

@@ -21,6 +21,7 @@ import torch
 from auto_interleaved.run.record import GenerationError
 from auto_interleaved.runner.prompt_runs import run_many
 from auto_interleaved.terminal.arguments import PROGRAM, ArgumentError, in_flags
+from auto_interleaved.terminal.page import PageRequest, run_page
 from auto_interleaved.terminal.request import ManyRequest, Request, read_request
 from auto_interleaved.terminal.screen import Screen
 from auto_interleaved.terminal.serve import ServeRequest, run_server
@@ -28,6 +29,8 @@ from auto_interleaved.terminal.stopping import Stopping
 from data.output import FinishReason, InterleavedOutput
 from data.output.events import Event
 from data.output.segments import describe_error
+
+_AnyRequest = Request | ManyRequest | ServeRequest | PageRequest
 
 _DONE, _FAILED, _BAD_ARGUMENTS = 0, 1, 2
 
@@ -77,9 +80,11 @@ def run(arguments: Sequence[str] | None, load: Callable[..., Any]) -> int:
         screen.end()
 
 
-def _request(words: Sequence[str]) -> Request | ManyRequest | ServeRequest:
+def _request(words: Sequence[str]) -> _AnyRequest:
     if list(words[:1]) == ["serve"]:
         return ServeRequest.read(words[1:])
+    if list(words[:1]) == ["page"]:
+        return PageRequest.read(words[1:])
     return read_request(words)
 
 
@@ -114,13 +119,15 @@ def _logged_to(screen: Screen) -> Iterator[None]:
 
 
 def _run(
-    request: Request | ManyRequest | ServeRequest,
+    request: _AnyRequest,
     screen: Screen,
     stopping: Stopping,
     load: Callable[..., Any],
 ) -> int:
     if isinstance(request, ServeRequest):
         return run_server(request, screen, partial(_loaded, screen=screen, load=load))
+    if isinstance(request, PageRequest):
+        return run_page(request, screen, partial(_loaded, screen=screen, load=load))
     if isinstance(request, ManyRequest):
         return run_many(request, screen, stopping, partial(_loaded, screen=screen, load=load))
     inferencer = _loaded(request, screen, load)
@@ -142,9 +149,7 @@ def _run(
     return _finish(inferencer.last_output, request, screen)
 
 
-def _loaded(
-    request: Request | ManyRequest | ServeRequest, screen: Screen, load: Callable[..., Any]
-) -> Any:
+def _loaded(request: _AnyRequest, screen: Screen, load: Callable[..., Any]) -> Any:
     """Return the `AutoInterleavedInferencer` of the request's model."""
     try:
         with screen.waiting(f"loading {request.model}"):

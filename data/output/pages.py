@@ -203,9 +203,7 @@ def paragraphs(text: str) -> str:
     )
 
 
-def figure(
-    image: Image.Image, source: str, alt: str, size: tuple[int, int] | None = None
-) -> str:
+def figure(image: Image.Image, source: str, alt: str, size: tuple[int, int] | None = None) -> str:
     """Return a picture as HTML; a tiny one is shown enlarged by a whole factor.
 
     Args:

@@ -11,11 +11,11 @@ from gradio.components.chatbot import MetadataDict
 
 from auto_interleaved.page.shown_pictures import ShownPictures
 from auto_interleaved.page.tabs import Exchange
-from auto_interleaved.page.views import Drawing, Drawn, Note, Part, Thought, Written
 from data.output import InterleavedOutput
 from data.output.captions import ALT_LIMIT, printable, shorten
 from data.output.pages import figure
 from data.output.pictures import jpeg_uri
+from data.output.views import Drawing, Drawn, Part, Thought, Written
 
 _LEAST_WIDTH = 384  # pixels of the place where a picture is to come
 
@@ -31,6 +31,9 @@ def messages_of(exchanges: Iterable[Exchange], pictures: ShownPictures) -> list[
     for exchange in exchanges:
         messages += _said(exchange.message, pictures, "user")
         messages += _said(exchange.answer, pictures, "assistant")
+        for note in exchange.notes:
+            said = _alarm(note.text) if note.is_error else _quiet(note.text)
+            messages.append(_assistant(_html(said)))
         if exchange.output is not None:
             footer = _footer(exchange.output, f"{pictures.base}/{exchange.number}")
             messages.append(_assistant(_html(footer)))
@@ -61,7 +64,7 @@ def _said(
                 yield gr.ChatMessage(role=role, content=_html(html))
 
 
-def _shown(part: Drawn | Drawing | Note, pictures: ShownPictures, before: str) -> Iterator[str]:
+def _shown(part: Drawn | Drawing, pictures: ShownPictures, before: str) -> Iterator[str]:
     """Yield the HTML of what is no text."""
     match part:
         case Drawn(image=image):
@@ -76,8 +79,6 @@ def _shown(part: Drawn | Drawing | Note, pictures: ShownPictures, before: str) -
                 yield figure(preview, _source(jpeg_uri(preview)), "", part.size)
             # Apart from the picture, which is sent again only where it has changed.
             yield _quiet(part.told)
-        case Note(text=text, is_error=is_error):
-            yield _alarm(text) if is_error else _quiet(text)
 
 
 def _source(url: str) -> str:

@@ -11,12 +11,13 @@ from typing import Any
 
 from PIL import Image
 
+from auto_interleaved.page.notes import Note, asked, notes_on
 from auto_interleaved.page.shown_pictures import ShownPictures
 from auto_interleaved.page.turns import Turns, as_generator
-from auto_interleaved.page.views import AnswerView, Drawn, Part, Written, asked, parts_of
 from auto_interleaved.sessions.session import Session
 from auto_interleaved.sessions.turns import Turn
 from data.output import InterleavedOutput
+from data.output.views import Drawn, Part, View, Written, made
 from data.prompts import Prompt, parse_prompt
 
 
@@ -27,12 +28,14 @@ class Exchange:
     Attributes:
         message: what it shows.
         answer: what it shows.
+        notes: what is to be said about it.
         number: of the answer, among all of the tab; None while it is under way.
         output: the answer; None while it is under way.
     """
 
     message: tuple[Part, ...]
     answer: tuple[Part, ...] = ()
+    notes: tuple[Note, ...] = ()
     number: int | None = None
     output: InterleavedOutput | None = None
 
@@ -134,7 +137,7 @@ class Tab:
         self._require_rest()
         self.is_running, self._stopping = True, False
         try:
-            session, view = self.session, AnswerView()
+            session, view = self.session, View()
             shown = tuple(asked(parse_prompt(message)))
             stream = as_generator(await self.turns.do(lambda: session.stream(message, **options)))
             yield Exchange(message=shown)
@@ -168,7 +171,8 @@ class Tab:
     def _exchange(self, turn: Turn) -> Exchange:
         return Exchange(
             message=tuple(asked(turn.prompt)),
-            answer=tuple(parts_of(turn.output)),
+            answer=tuple(made(turn.output)),
+            notes=tuple(notes_on(turn.output)),
             number=self._number(turn.output),
             output=turn.output,
         )

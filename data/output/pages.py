@@ -106,7 +106,7 @@ def page(record: Record, pictures: Pictures, document: str) -> str:
 
     blocks = [_prompt(record, source), *_folded_thoughts(record)]
     blocks += ["<article>", *_blocks(record.items, source, title_of(record)), "</article>"]
-    blocks += [*_alarm(record), _facts(record)]
+    blocks += [*alarm(record.error), _facts(record)]
     unseen = (number for number in range(len(pictures)) if number not in seen)
     blocks += [
         f'<img hidden alt="" src="{png_uri(pictures.pngs[number])}" '
@@ -129,7 +129,7 @@ def fragment(record: Record) -> str:
         return f'src="{jpeg_uri(image)}"'
 
     items = [item if isinstance(item, str) else thumbnail(item) for item in record.items]
-    blocks = [*_blocks(items, source, title_of(record)), *_alarm(record)]
+    blocks = [*_blocks(items, source, title_of(record)), *alarm(record.error)]
     return '<div style="max-width:42rem">\n' + "\n".join(blocks) + "\n</div>"
 
 
@@ -240,10 +240,11 @@ def _folded_thoughts(record: Record) -> list[str]:
     return [folded("Thoughts", [paragraphs(thought)]) for thought in thoughts_of(record.segments)]
 
 
-def _alarm(record: Record) -> list[str]:
-    if record.error is None:
+def alarm(error: BaseException | None) -> list[str]:
+    """Return one block of HTML that tells of an error; none where there is none."""
+    if error is None:
         return []
-    return [f'<p class="alarm">This run ended early: {_inline(describe_error(record.error))}</p>']
+    return [f'<p class="alarm">This run ended early: {_inline(describe_error(error))}</p>']
 
 
 def _facts(record: Record) -> str:

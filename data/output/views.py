@@ -1,17 +1,13 @@
-"""What a chat shows of an answer: its parts, while a run goes on and when it is over.
-
-Pure: it knows no page and no model, only the events of a run and its output.
-"""
+"""What there is to show of a run: its parts, while it goes on and when it is over."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from data.data_utils import MARKERS
-from data.output import FinishReason, InterleavedOutput, Segment
+from data.output import InterleavedOutput
 from data.output.events import (
     Event,
     Finished,
@@ -22,23 +18,11 @@ from data.output.events import (
     TextDelta,
     ThoughtDelta,
 )
-from data.output.segments import describe_error
-from data.prompts import ImageInput, ImageRequest, PromptPart, TextInput
-
-# How an ending is put where a reader would not expect it; a story that is over needs no words.
-_ENDINGS: dict[FinishReason, str] = {
-    "length": "a text reached max_text_length",
-    "max_blocks": "it reached max_interleaved_blocks",
-    "max_images": "no more pictures were allowed",
-    "context_full": "the model can read no further: take messages back, or begin a new talk",
-    "no_image": "the text was over, and no picture had been asked for",
-}
-_FORGOTTEN = "What exists is kept here; to the model it is as if the message had not been sent."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """A text of the answer."""
+    """A text."""
 
     text: str
 
@@ -58,7 +42,7 @@ class Thought:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Drawn:
-    """A picture of the answer."""
+    """A picture."""
 
     image: Image.Image
 
@@ -68,7 +52,7 @@ class Drawing:
     """A picture that is under way.
 
     Attributes:
-        index: its number in the answer, from 0.
+        index: its number in the run, from 0.
         size: (width, height) that it will have, in pixels.
         step, num_steps: done, and to be done; 0 before the first.
         preview: what it looks like so far, small; None before the first preview.
@@ -87,33 +71,19 @@ class Drawing:
         return f"drawing picture {self.index + 1}{steps}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Note:
-    """A word about the answer, which is no part of it.
+Part = Written | Thought | Drawn | Drawing
+
+
+class View:
+    """A run as it comes about, told by its events.
 
     Attributes:
-        text: the words.
-        is_error: whether something went wrong.
-    """
-
-    text: str
-    is_error: bool = False
-
-
-Part = Written | Thought | Drawn | Drawing | Note
-
-
-class AnswerView:
-    """An answer as it comes about, told by its events.
-
-    Attributes:
-        output: the answer's, once it is over.
+        output: what it made, once it is over.
     """
 
     def __init__(self) -> None:
         self.output: InterleavedOutput | None = None
         self._parts: list[Part] = []
-        self._block = -1  # the text block that the last part belongs to
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -139,7 +109,7 @@ class AnswerView:
                 self._parts.append(Drawn(image=image))
             case Finished(output=output):
                 self.output = output
-                self._parts = list(parts_of(output))
+                self._parts = list(made(output))
 
     def _write(self, event: TextDelta) -> None:
         self._fold_thought()
@@ -172,22 +142,10 @@ def _is_drawing(part: Part, index: int) -> bool:
     return isinstance(part, Drawing) and part.index == index
 
 
-def parts_of(output: InterleavedOutput) -> Iterator[Part]:
-    """Yield what a chat shows of an answer that is over."""
-    yield from _made(output.segments)
-    if output.finish_reason == "interrupted":
-        yield Note(text=f"Stopped. {_FORGOTTEN}")
-    elif output.finish_reason == "error":
-        reason = "no reason was kept" if output.error is None else describe_error(output.error)
-        yield Note(text=f"This run ended early: {reason}. {_FORGOTTEN}", is_error=True)
-    elif output.finish_reason in _ENDINGS:
-        yield Note(text=f"It ended here because {_ENDINGS[output.finish_reason]}.")
-
-
-def _made(segments: Iterable[Segment]) -> Iterator[Part]:
-    """Yield thoughts, texts and pictures in their order; texts that touch are one."""
+def made(output: InterleavedOutput) -> Iterator[Part]:
+    """Yield what there is to show of a run that is over; texts that touch are one."""
     text = ""
-    for segment in segments:
+    for segment in output.segments:
         if segment.role == "generated" and segment.kind == "text":
             text += segment.text or ""
             continue
@@ -201,23 +159,5 @@ def _made(segments: Iterable[Segment]) -> Iterator[Part]:
                 yield Written(text=text)
             text = ""
             yield part
-    if text:
-        yield Written(text=text)
-
-
-def asked(parts: Iterable[PromptPart]) -> Iterator[Written | Drawn]:
-    """Yield what a chat shows of a message, as it was written."""
-    text = ""
-    for part in parts:
-        match part:
-            case ImageInput(image=image):
-                if text:
-                    yield Written(text=text)
-                text = ""
-                yield Drawn(image=image)
-            case TextInput(text=more):
-                text += more
-            case ImageRequest():
-                text += MARKERS["start_of_image"]
     if text:
         yield Written(text=text)

@@ -154,7 +154,7 @@ class _NotebookOutput:
         """Everything was shown at once."""
 
 
-def _in_kernel() -> bool:
+def in_kernel() -> bool:
     """Tell whether this is a notebook, and not IPython in a terminal."""
     try:
         return hasattr(sys.modules["IPython"].get_ipython(), "kernel")
@@ -183,6 +183,6 @@ def in_notebook(config: Mapping[str, Any]) -> dict[str, Any]:
     A saved notebook would keep every line of every bar. Elsewhere, and where the caller says where
     bars go, it is nothing.
     """
-    if "file" in config or not _in_kernel():
+    if "file" in config or not in_kernel():
         return {}
     return {"delay": 1.0, "mininterval": 0.5, "ncols": 80, "file": _NotebookOutput()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import signal
 import socket
 import time
@@ -14,7 +13,10 @@ import uvicorn
 
 from auto_interleaved.serving.app import build
 from auto_interleaved.serving.limits import Limits
+from auto_interleaved.serving.sockets import bound, is_loopback
 from auto_interleaved.serving.worker import Worker
+
+__all__ = ["Server", "bound", "is_loopback", "make_server", "serve"]
 
 _MOST_CONNECTIONS = 1024
 _IDLE = 75  # seconds that a connection may; longer than clients keep theirs, so they close it
@@ -76,31 +78,6 @@ class Server(uvicorn.Server):
                 self._cut = True
                 self.worker.end_all()
         return await super().on_tick(counter)
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound.
-
-    Raises:
-        OSError: if that cannot be.
-    """
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    made = socket.socket(family)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(address)
-    except OSError:
-        made.close()
-        raise
-    return made
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def make_server(  # noqa: PLR0913 - what a server is made of

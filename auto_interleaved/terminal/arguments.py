@@ -36,6 +36,7 @@ _METAVARS: Mapping[str, str | tuple[str, ...]] = {
 _USAGE = f"""{PROGRAM} PROMPT [--model DIR] [--image FILE ...] [options]
        {PROGRAM} --prompts FILE.jsonl --output FOLDER [options]
        {PROGRAM} serve [--model DIR] [options]
+       {PROGRAM} page [--model DIR] [options]
        {PROGRAM} plan --memory BYTES [--model DIR] [options]"""
 _DESCRIPTION = "Writes a text with pictures: the model decides when to draw, and sees what it drew."
 _EPILOG = f"""\

@@ -21,6 +21,7 @@ import torch
 from auto_interleaved.run.record import GenerationError
 from auto_interleaved.runner.prompt_runs import run_many
 from auto_interleaved.terminal.arguments import PROGRAM, ArgumentError, in_flags
+from auto_interleaved.terminal.page import PageRequest, run_page
 from auto_interleaved.terminal.plan import PlanRequest, run_plan
 from auto_interleaved.terminal.request import ManyRequest, Request, read_request
 from auto_interleaved.terminal.screen import Screen
@@ -32,11 +33,13 @@ from data.output.segments import describe_error
 
 _DONE, _FAILED, _BAD_ARGUMENTS = 0, 1, 2
 
-_AnyRequest = Request | ManyRequest | ServeRequest | PlanRequest
+_WithModel = Request | ManyRequest | ServeRequest | PageRequest
+_AnyRequest = _WithModel | PlanRequest
 
 # What the first word is where it is no prompt.
 _COMMANDS: dict[str, Callable[[Sequence[str]], _AnyRequest]] = {
     "serve": ServeRequest.read,
+    "page": PageRequest.read,
     "plan": PlanRequest.read,
 }
 
@@ -89,7 +92,6 @@ def run(arguments: Sequence[str] | None, load: Callable[..., Any]) -> int:
 def _request(words: Sequence[str]) -> _AnyRequest:
     read = _COMMANDS.get(words[0]) if words else None
     return read_request(words) if read is None else read(words[1:])
-    return read_request(words)
 
 
 def _reserve_descriptors() -> None:
@@ -130,6 +132,8 @@ def _run(
 ) -> int:
     if isinstance(request, ServeRequest):
         return run_server(request, screen, partial(_loaded, screen=screen, load=load))
+    if isinstance(request, PageRequest):
+        return run_page(request, screen, partial(_loaded, screen=screen, load=load))
     if isinstance(request, PlanRequest):
         return run_plan(request, screen)
     if isinstance(request, ManyRequest):
@@ -153,9 +157,7 @@ def _run(
     return _finish(inferencer.last_output, request, screen)
 
 
-def _loaded(
-    request: Request | ManyRequest | ServeRequest, screen: Screen, load: Callable[..., Any]
-) -> Any:
+def _loaded(request: _WithModel, screen: Screen, load: Callable[..., Any]) -> Any:
     """Return the `AutoInterleavedInferencer` of the request's model."""
     try:
         with screen.waiting(f"loading {request.model}"):

@@ -106,7 +106,7 @@ def page(record: Record, pictures: Pictures, document: str) -> str:
 
     blocks = [_prompt(record, source), *_folded_thoughts(record)]
     blocks += ["<article>", *_blocks(record.items, source, title_of(record)), "</article>"]
-    blocks += [*_alarm(record), _facts(record)]
+    blocks += [*alarm(record.error), _facts(record)]
     unseen = (number for number in range(len(pictures)) if number not in seen)
     blocks += [
         f'<img hidden alt="" src="{png_uri(pictures.pngs[number])}" '
@@ -129,7 +129,7 @@ def fragment(record: Record) -> str:
         return f'src="{jpeg_uri(image)}"'
 
     items = [item if isinstance(item, str) else thumbnail(item) for item in record.items]
-    blocks = [*_blocks(items, source, title_of(record)), *_alarm(record)]
+    blocks = [*_blocks(items, source, title_of(record)), *alarm(record.error)]
     return '<div style="max-width:42rem">\n' + "\n".join(blocks) + "\n</div>"
 
 
@@ -187,14 +187,14 @@ def _blocks(
 ) -> list[str]:
     """Return one block of HTML an item; `source` gives the src attribute of a picture."""
     return [
-        _paragraphs(item)
+        paragraphs(item)
         if isinstance(item, str)
-        else _figure(item, source(item), alt_text(items, place, fallback))
+        else figure(item, source(item), alt_text(items, place, fallback))
         for place, item in enumerate(items)
     ]
 
 
-def _paragraphs(text: str) -> str:
+def paragraphs(text: str) -> str:
     """Return a text as paragraphs, its own line breaks kept."""
     # Lines end in <br>, so that a notebook, which has no style of ours, keeps them too.
     return "\n".join(
@@ -203,16 +203,26 @@ def _paragraphs(text: str) -> str:
     )
 
 
-def _figure(image: Image.Image, source: str, alt: str) -> str:
-    factor = max(1, _ENLARGED_SIDE // max(image.size))
-    style = f"width:{image.width * factor}px;max-width:100%;height:auto"
+def figure(image: Image.Image, source: str, alt: str, size: tuple[int, int] | None = None) -> str:
+    """Return a picture as HTML; a tiny one is shown enlarged by a whole factor.
+
+    Args:
+        image: The picture.
+        source: Its `src` attribute, and others if need be.
+        alt: Words for who does not see it.
+        size: (width, height) of what it stands for, where it is a preview.
+    """
+    width, height = size or image.size
+    factor = max(1, _ENLARGED_SIDE // max(width, height))
+    style = f"width:{width * factor}px;max-width:100%;height:auto"
     if factor > 1:
         style += ";image-rendering:pixelated"
-    size = f'width="{image.width * factor}" height="{image.height * factor}"'
-    return f'<figure><img {source} alt="{escape(alt)}" {size} style="{style}"></figure>'
+    told = f'width="{width * factor}" height="{height * factor}"'
+    return f'<figure><img {source} alt="{escape(alt)}" {told} style="{style}"></figure>'
 
 
-def _folded(summary: str, blocks: Iterable[str], *, unfolded: bool = False) -> str:
+def folded(summary: str, blocks: Iterable[str], *, unfolded: bool = False) -> str:
+    """Return blocks of HTML that fold away under a word."""
     opening = "<details open>" if unfolded else "<details>"
     return "\n".join([f"{opening}<summary>{summary}</summary>", *blocks, "</details>"])
 
@@ -223,22 +233,23 @@ def _prompt(record: Record, source: Callable[[Image.Image], str]) -> str:
     items = prompt_items(record)
     # A reader who is shown what became of a picture wants to see that picture first.
     unfolded = any(not isinstance(item, str) for item in items)
-    return _folded("Prompt", _blocks(items, source, "Image in the prompt"), unfolded=unfolded)
+    return folded("Prompt", _blocks(items, source, "Image in the prompt"), unfolded=unfolded)
 
 
 def _folded_thoughts(record: Record) -> list[str]:
-    return [_folded("Thoughts", [_paragraphs(thought)]) for thought in thoughts_of(record.segments)]
+    return [folded("Thoughts", [paragraphs(thought)]) for thought in thoughts_of(record.segments)]
 
 
-def _alarm(record: Record) -> list[str]:
-    if record.error is None:
+def alarm(error: BaseException | None) -> list[str]:
+    """Return one block of HTML that tells of an error; none where there is none."""
+    if error is None:
         return []
-    return [f'<p class="alarm">This run ended early: {_inline(describe_error(record.error))}</p>']
+    return [f'<p class="alarm">This run ended early: {_inline(describe_error(error))}</p>']
 
 
 def _facts(record: Record) -> str:
     rows = (f"<dt>{_inline(name)}</dt><dd>{_inline(text)}</dd>" for name, text in facts_of(record))
-    return _folded("About this run", ["<dl>", *rows, "</dl>"])
+    return folded("About this run", ["<dl>", *rows, "</dl>"])
 
 
 def _inline(text: str) -> str:

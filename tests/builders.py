@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,8 @@ def teach(model: Bagel, context: Context, ids: list[int]) -> None:
     wanted[torch.arange(len(ids)), torch.tensor(ids)] = 20.0
     normed = model.language_model.model.norm(hidden.clone())
     head.weight.copy_(torch.linalg.lstsq(normed, wanted).solution.T)
+
+
+def told(value: object) -> str:
+    """Name a parameter of a test alike in every process: without where it lies in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -14,7 +14,7 @@ from auto_interleaved_inference import AutoInterleavedInferencer
 from data.protocols import PROTOCOLS
 from data.transforms import ImageTransform
 from inferencer import InterleaveInferencer
-from tests.builders import STRIDE, picture, toy_bagel, toy_inferencer
+from tests.builders import STRIDE, picture, told, toy_bagel, toy_inferencer
 from tests.scripted import ScriptedInferencer, arguments_of, toy_parts, toy_writer
 
 BAD_PROMPTS: dict[str, tuple[Any, type[Exception], str]] = {
@@ -241,7 +241,7 @@ def test_a_prompt_that_cannot_be_read_is_refused(
     assert_refused(toy_writer(), prompt, {}, error, message)
 
 
-@pytest.mark.parametrize(("options", "error", "message"), BAD_OPTIONS, ids=str)
+@pytest.mark.parametrize(("options", "error", "message"), BAD_OPTIONS, ids=told)
 def test_an_option_that_makes_no_sense_is_refused(
     options: dict[str, Any], error: type[Exception], message: str
 ) -> None:

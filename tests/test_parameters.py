@@ -12,7 +12,7 @@ from torch import Tensor
 from auto_interleaved_inference import AutoInterleavedInferencer, GenerationError
 from data.output import InterleavedOutput
 from data.protocols import EveryText, Protocol
-from tests.builders import picture
+from tests.builders import picture, told
 from tests.scripted import (
     SHAPE,
     ScriptedInferencer,
@@ -285,7 +285,7 @@ def failing(*arguments: object) -> None:
         {"split_special_tokens": True},
         {"image_shape": (8, 12)},
     ],
-    ids=str,
+    ids=told,
 )
 def test_an_option_makes_a_difference(options: dict[str, Any]) -> None:
     assert effect_of(**options) != plain_effect()

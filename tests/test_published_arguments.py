@@ -17,7 +17,7 @@ from PIL import Image, ImageChops
 from auto_interleaved_inference import AutoInterleavedInferencer
 from inferencer import InterleaveInferencer
 from modeling.context import Context
-from tests.builders import picture, toy_inferencer
+from tests.builders import picture, told, toy_inferencer
 from tests.scripted import arguments_of
 
 FAST: dict[str, Any] = {"num_timesteps": 3, "image_shapes": (8, 16)}
@@ -296,7 +296,7 @@ class Anything:
 
 
 @pytest.mark.parametrize("kind", [InterleaveInferencer, AutoInterleavedInferencer])
-@pytest.mark.parametrize("ids", [{}, None, Anything()], ids=repr)
+@pytest.mark.parametrize("ids", [{}, None, Anything()], ids=told)
 def test_parts_are_kept_as_they_are(kind: type[InterleaveInferencer], ids: Any) -> None:
     given = [Anything(), Anything(), Anything(), Anything(), Anything(), ids]
     made = kind(*given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -86,6 +87,11 @@ def test_a_decision_is_a_few_kilobytes_with_a_card(forgetful: Path, taught: Path
     card = Decision.load(taught).card
     assert card["conversations"] == 12
     assert card["checkpoint"] == str(forgetful)
+    told = re.findall(r"(\d+) of (\d+)", card["right"])
+    assert [right for right, _ in told] == [count for _, count in told]
+    # States inside texts are learnt from as well, and there are more of them than of ends.
+    after, ends, inside = (int(count) for _, count in told)
+    assert inside > 5 * ends == 5 * after
     assert "ends of texts" in card["right_held_out"]
     page = (taught / "README.md").read_text()
     assert f'decision="{taught}"' in page

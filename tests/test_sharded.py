@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from picturebook.training.conversations import stories, write
@@ -51,6 +53,15 @@ def steps_of(log: str) -> list[str]:
     return re.findall(r"(?:goes on after )?step \d+.*", log)
 
 
+@pytest.fixture
+def _another_precision() -> Iterator[None]:
+    """Let this process compute in float32, though others in it have chosen bfloat16."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("_another_precision")
 @pytest.mark.slow  # four processes import everything
 def test_two_processes_that_share_a_model_learn_what_one_learns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

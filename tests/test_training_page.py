@@ -94,4 +94,4 @@ def test_every_command_of_the_page_runs(
 def test_the_page_has_a_command_for_each_step() -> None:
     steps = re.findall(r"\n## (\d)\. .*?(?=\n## )", PAGE.read_text(), re.DOTALL)
     assert steps == list("123456")
-    assert len(commands()) == 11
+    assert len(commands()) == 12

@@ -405,7 +405,9 @@ def test_a_bad_line_is_told_before_the_model_is_loaded(
 ) -> None:
     write(record)
     assert run("isg", *arguments, model=unloadable) == 1
-    assert message.replace('"', "'") in capsys.readouterr().err.replace('"', "'")
+    told = capsys.readouterr().err
+    assert message.replace('"', "'") in told.replace('"', "'")
+    assert "prompts.json, entry 1: " in told
 
 
 @pytest.mark.parametrize(

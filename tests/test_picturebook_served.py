@@ -5,8 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
@@ -15,7 +21,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from picturebook import illustrated, render, sample_edit, sample_question, sample_story
+from picturebook import illustrated, judge_story, render, sample_edit, sample_question, sample_story
 from picturebook.benchmark import __main__ as benchmark
 from picturebook.benchmark.measures import (
     answer_in_loop,
@@ -25,6 +31,7 @@ from picturebook.benchmark.measures import (
     evaluate_stories,
 )
 from picturebook.benchmark.samples import draw_samples
+from tests.bundled import SAMPLING, bundled
 
 openai = pytest.importorskip("openai")
 
@@ -32,6 +39,7 @@ from picturebook.benchmark.served import Served  # noqa: E402 - it is of use wit
 
 Item = str | Image.Image | dict[str, Any]
 Items = list[Any]
+ROOT = Path(__file__).parents[1]
 
 
 def part(item: Item) -> dict[str, Any]:
@@ -238,3 +246,38 @@ def test_a_command_prints_a_table_with_intervals(
     [column] = figures["Held-out combinations"].values()
     assert column["edit, in the loop"]["count"] == 2
     assert column["structure"]["share"] == 1
+
+
+def test_a_server_of_ours_has_the_figures_of_its_model(tmp_path: Path) -> None:
+    """What goes over the wire and back is what the model answers at hand."""
+    pytest.importorskip("auto_interleaved.serving")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = [sys.executable, "auto_interleaved_inference.py", "serve", "--port", str(port)]
+    with subprocess.Popen(program, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_for(f"{url}/ready")
+            story = sample_story(Random(5), "adventure")
+            served = Served(f"{url}/v1", extra=SAMPLING)
+            told = served.auto_interleaved_generation(story.prompt, seed=3)
+        finally:
+            process.terminate()
+    own = bundled().auto_interleaved_generation(story.prompt, seed=3, **SAMPLING)
+    assert [item if isinstance(item, str) else item.size for item in told] == [
+        item if isinstance(item, str) else item.size for item in own
+    ]
+    assert told.finish_reason == own.finish_reason
+    assert judge_story(story.request, list(told), "stop") == judge_story(
+        story.request, list(own), "stop"
+    )
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(600):
+        with suppress(OSError), urllib.request.urlopen(url) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the server is not ready")

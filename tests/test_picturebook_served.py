@@ -64,7 +64,7 @@ class Recorded(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answering)
         self.answers, self.way, self.asked = answers, way, list[dict[str, Any]]()
         self.thought: str | None = None
-        self.ending = "stop"
+        self.ending, self.own = "stop", "end_turn"
 
     @property
     def url(self) -> str:
@@ -100,7 +100,8 @@ class Answering(BaseHTTPRequestHandler):
         self.choose({"message": {**message, "reasoning_content": self.server.thought}})
 
     def choose(self, said: dict[str, Any]) -> None:
-        choice = {"index": 0, "finish_reason": self.server.ending, **said}
+        endings = {"finish_reason": self.server.ending, "native_finish_reason": self.server.own}
+        choice = {"index": 0, **endings, **said}
         self.reply({"id": "1", "object": "chat.completion", "created": 0, "choices": [choice]})
 
     def reply(self, value: dict[str, Any], status: int = 200) -> None:
@@ -157,6 +158,8 @@ def test_what_a_server_answers_is_judged_in_its_order(server: Recorded) -> None:
     counts = evaluate_stories(served, stories)
     assert all(rate.share == 1 for rate in counts.values() if rate.count)
     assert counts["structure"].count == 2
+    ways = ["content_format" in asked for asked in server.asked]
+    assert ways == ([True, True] if server.way == "parts" else [True, False, False])
     server.answers[stories[0].prompt].sort(key=lambda item: not isinstance(item, str))
     assert evaluate_stories(served, stories)["structure"].share == 0.5
 
@@ -183,6 +186,14 @@ def test_a_story_that_was_cut_has_no_structure(ending: str, server: Recorded) ->
     story = sample_story(Random(5), "adventure")
     server.answers, server.ending = {story.prompt: illustrated(story)}, ending
     assert evaluate_stories(Served(server.url), [story])["structure"].share == 0
+
+
+def test_why_an_answer_ended_is_told_in_our_words_by_a_server_of_ours(in_parts: Recorded) -> None:
+    in_parts.answers["Draw."] = ["No."]
+    served = Served(in_parts.url)
+    assert served.auto_interleaved_generation("Draw.").finish_reason == "stop"
+    in_parts.own = "no_image"
+    assert served.auto_interleaved_generation("Draw.").finish_reason == "no_image"
 
 
 def test_pictures_of_another_size_are_brought_to_the_judges(in_parts: Recorded) -> None:

@@ -37,6 +37,11 @@ class Line:
     raw: bytes
 
     @property
+    def name(self) -> str:
+        """What messages call it within the file."""
+        return f"line {self.number}"
+
+    @property
     def place(self) -> str:
         """File and line, as errors begin."""
         return f"{self.file}, line {self.number}"
@@ -63,6 +68,11 @@ class Entry:
     file: Path
     number: int
     content: Any
+
+    @property
+    def name(self) -> str:
+        """What messages call it within the file."""
+        return f"entry {self.number}"
 
     def value(self) -> Any:
         """Return what the entry says."""

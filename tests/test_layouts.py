@@ -405,7 +405,9 @@ def test_a_bad_line_is_told_before_the_model_is_loaded(
 ) -> None:
     write(record)
     assert run("isg", *arguments, model=unloadable) == 1
-    assert message.replace('"', "'") in capsys.readouterr().err.replace('"', "'")
+    told = capsys.readouterr().err
+    assert message.replace('"', "'") in told.replace('"', "'")
+    assert "prompts.json, entry 1: " in told
 
 
 @pytest.mark.parametrize(
@@ -532,6 +534,7 @@ def test_a_talk_that_was_cut_short_is_kept_and_done_again(at: int, error: BaseEx
     kept = InterleavedOutput.load("out/w1")
     assert len(kept.images) == at - 1
     assert kept.finish_reason == ("error" if isinstance(error, RuntimeError) else "interrupted")
+    assert not (Path("out_weave").exists() and laid_out("weave"))
     assert run("weave") == 0
     assert laid_out("weave") == whole
     assert files("out") == results

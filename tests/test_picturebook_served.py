@@ -5,8 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
@@ -15,7 +21,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from picturebook import illustrated, render, sample_edit, sample_question, sample_story
+from picturebook import illustrated, judge_story, render, sample_edit, sample_question, sample_story
 from picturebook.benchmark import __main__ as benchmark
 from picturebook.benchmark.measures import (
     answer_in_loop,
@@ -25,6 +31,7 @@ from picturebook.benchmark.measures import (
     evaluate_stories,
 )
 from picturebook.benchmark.samples import draw_samples
+from tests.bundled import SAMPLING, bundled
 
 openai = pytest.importorskip("openai")
 
@@ -32,6 +39,7 @@ from picturebook.benchmark.served import Served  # noqa: E402 - it is of use wit
 
 Item = str | Image.Image | dict[str, Any]
 Items = list[Any]
+ROOT = Path(__file__).parents[1]
 
 
 def part(item: Item) -> dict[str, Any]:
@@ -56,7 +64,7 @@ class Recorded(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answering)
         self.answers, self.way, self.asked = answers, way, list[dict[str, Any]]()
         self.thought: str | None = None
-        self.ending = "stop"
+        self.ending, self.own = "stop", "end_turn"
 
     @property
     def url(self) -> str:
@@ -92,7 +100,8 @@ class Answering(BaseHTTPRequestHandler):
         self.choose({"message": {**message, "reasoning_content": self.server.thought}})
 
     def choose(self, said: dict[str, Any]) -> None:
-        choice = {"index": 0, "finish_reason": self.server.ending, **said}
+        endings = {"finish_reason": self.server.ending, "native_finish_reason": self.server.own}
+        choice = {"index": 0, **endings, **said}
         self.reply({"id": "1", "object": "chat.completion", "created": 0, "choices": [choice]})
 
     def reply(self, value: dict[str, Any], status: int = 200) -> None:
@@ -149,6 +158,8 @@ def test_what_a_server_answers_is_judged_in_its_order(server: Recorded) -> None:
     counts = evaluate_stories(served, stories)
     assert all(rate.share == 1 for rate in counts.values() if rate.count)
     assert counts["structure"].count == 2
+    ways = ["content_format" in asked for asked in server.asked]
+    assert ways == ([True, True] if server.way == "parts" else [True, False, False])
     server.answers[stories[0].prompt].sort(key=lambda item: not isinstance(item, str))
     assert evaluate_stories(served, stories)["structure"].share == 0.5
 
@@ -175,6 +186,14 @@ def test_a_story_that_was_cut_has_no_structure(ending: str, server: Recorded) ->
     story = sample_story(Random(5), "adventure")
     server.answers, server.ending = {story.prompt: illustrated(story)}, ending
     assert evaluate_stories(Served(server.url), [story])["structure"].share == 0
+
+
+def test_why_an_answer_ended_is_told_in_our_words_by_a_server_of_ours(in_parts: Recorded) -> None:
+    in_parts.answers["Draw."] = ["No."]
+    served = Served(in_parts.url)
+    assert served.auto_interleaved_generation("Draw.").finish_reason == "stop"
+    in_parts.own = "no_image"
+    assert served.auto_interleaved_generation("Draw.").finish_reason == "no_image"
 
 
 def test_pictures_of_another_size_are_brought_to_the_judges(in_parts: Recorded) -> None:
@@ -238,3 +257,38 @@ def test_a_command_prints_a_table_with_intervals(
     [column] = figures["Held-out combinations"].values()
     assert column["edit, in the loop"]["count"] == 2
     assert column["structure"]["share"] == 1
+
+
+def test_a_server_of_ours_has_the_figures_of_its_model(tmp_path: Path) -> None:
+    """What goes over the wire and back is what the model answers at hand."""
+    pytest.importorskip("auto_interleaved.serving")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = [sys.executable, "auto_interleaved_inference.py", "serve", "--port", str(port)]
+    with subprocess.Popen(program, cwd=ROOT, stderr=subprocess.DEVNULL) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_for(f"{url}/ready")
+            story = sample_story(Random(5), "adventure")
+            served = Served(f"{url}/v1", extra=SAMPLING)
+            told = served.auto_interleaved_generation(story.prompt, seed=3)
+        finally:
+            process.terminate()
+    own = bundled().auto_interleaved_generation(story.prompt, seed=3, **SAMPLING)
+    assert [item if isinstance(item, str) else item.size for item in told] == [
+        item if isinstance(item, str) else item.size for item in own
+    ]
+    assert told.finish_reason == own.finish_reason
+    assert judge_story(story.request, list(told), "stop") == judge_story(
+        story.request, list(own), "stop"
+    )
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(600):
+        with suppress(OSError), urllib.request.urlopen(url) as answer:
+            if answer.status == 200:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the server is not ready")

@@ -15,6 +15,7 @@ from auto_interleaved.layouts.fields import Fields, fields_of
 from auto_interleaved.layouts.table import LAYOUTS
 from auto_interleaved.layouts.writing import faults_of, model_name
 from data.jsonl import read_records, require_file
+from modeling.checkpoint import BUNDLED_MODEL
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("layout", choices=LAYOUTS, help="whose judge")
     parser.add_argument("folder", type=Path, help="what the judge is given")
     parser.add_argument("--prompts", type=Path, required=True, help="the benchmark's own file")
-    parser.add_argument("--model", required=True, help="as it was run: a directory or a hub id")
+    parser.add_argument(
+        "--model", default=str(BUNDLED_MODEL), help="as it was run: a directory or a hub id"
+    )
     parser.add_argument("--fields", nargs="+", action="extend", default=[], metavar="NAME=FIELD")
     given = parser.parse_args(arguments)
     try:
@@ -60,7 +63,7 @@ def read_questions(file: Path, fields: Fields) -> list[Question]:
                 raise TypeError("it is no object")
             questions.append(fields.question(record))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{file}, line or entry {entry.number}: {error}") from error
+            raise ValueError(f"{file}, {entry.name}: {error}") from error
     return questions
 
 

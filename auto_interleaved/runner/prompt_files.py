@@ -39,6 +39,7 @@ class Job:
     Attributes:
         id: a string or a whole number, as the file says; no other prompt has it.
         line: where it stands, counted from 1.
+        place: the same in words.
         prompt: as `AutoInterleavedInferencer.stream` takes it, its pictures still files.
         later: of a talk, what is said after the answer to the prompt, one after another.
         question: what a layout's files are made for; None where no layout is asked for.
@@ -48,6 +49,7 @@ class Job:
 
     id: str | int
     line: int
+    place: str
     prompt: Prompt
     options: GenerationOptions
     request: str
@@ -65,7 +67,7 @@ class Job:
             for prompt in (self.prompt, *self.later):
                 check_prompt(prompt, split_special_tokens=self.options.split_special_tokens)
         except (TypeError, ValueError) as error:
-            return BadLine.of(error, self.id, self.line)
+            return BadLine.of(error, self.id, self.line, self.place)
         return None
 
 
@@ -84,10 +86,10 @@ class BadLine:
     error: Exception
 
     @classmethod
-    def of(cls, error: Exception, identity: str | int | None, line: int) -> BadLine:
+    def of(cls, error: Exception, identity: str | int | None, line: int, place: str) -> BadLine:
         """Make one of what went wrong."""
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        return cls(id=identity, line=line, error=kind(f"line {line}: {error}"))
+        return cls(id=identity, line=line, error=kind(f"{place}: {error}"))
 
 
 def read_prompts(
@@ -137,7 +139,7 @@ def read_prompts(
             job = _job(identity, line, asked, chosen, model)
             entries.append(replace(job, question=question))
         except (TypeError, ValueError, OSError) as error:
-            entries.append(BadLine.of(error, identity, line.number))
+            entries.append(BadLine.of(error, identity, line.number, line.name))
     if not entries:
         raise ValueError(f"{file} holds no prompts; write a line of JSON for each")
     return entries
@@ -187,6 +189,7 @@ def _job(
     return Job(
         id=identity,
         line=line.number,
+        place=line.name,
         prompt=prompts[0],
         options=options,
         request=hashlib.sha256(fixed.encode()).hexdigest()[:16],

@@ -177,7 +177,7 @@ class _Many:
     def _lay_out(self, plan: Plan, results: ResultFolder) -> bool:
         """Write what the judge reads; return whether it lacks nothing that was asked for."""
         layout = self._request.layout
-        if layout is None:
+        if layout is None or not plan.questions:  # of no line could it be said what it asks
             return True
         folder, model = layout_folder(results.path, layout.layout), model_name(self._request.model)
         try:

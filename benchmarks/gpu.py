@@ -63,6 +63,7 @@ def steps_for(model: str, device: str, dtype: str) -> list[Step]:
     """Return all steps, the most telling first."""
     small = ("--device", device)
     large = ("--model", model, "--device", device, "--dtype", dtype)
+    smaller = ("--side", "512") if model == "7b" else ()  # others draw nothing so large
 
     def measured(name: str, seconds: float, script: str, *options: str) -> Step:
         command = ("-m", f"benchmarks.{script}", *options)
@@ -73,9 +74,10 @@ def steps_for(model: str, device: str, dtype: str) -> list[Step]:
         measured("recorded-bundled", 90, "recorded", "--model", "bundled", *small),
         measured("recorded", 150, "recorded", *large),
         measured("decode", 150, "decode", *large, "--repeats", "1", "--tokens", "64"),
+        measured("batch", 150, "batch", *large, "--writing", "--repeats", "1"),
         measured("story", 240, "story", *large, "--only-ours"),
         measured("flow-1024", 240, "flow", *large, "--repeats", "1", "--longest", "8192"),
-        measured("flow-512", 150, "flow", *large, "--repeats", "2", "--side", "512"),
+        measured("flow-512", 150, "flow", *large, "--repeats", "2", *smaller),
         measured("image-into-context", 150, "image_into_context", *large, "--repeats", "2"),
         measured("options", 240, "options", *large),
         measured("memory", 150, "memory", *large),

@@ -167,7 +167,7 @@ def _write(journey: Journey, model: Bagel, seen: Context) -> None:
 
 JOURNEYS: dict[str, Callable[[], Journey]] = {
     "cuda": cache(lambda: go("cuda:0", 28)),
-    "two": cache(lambda: go("cuda:0", 4, halves=True)),
+    "two": cache(lambda: go("cuda:0", 6, halves=True)),
     "mps": cache(lambda: go("mps:0", 2)),
 }
 
@@ -188,7 +188,7 @@ def journey(request: pytest.FixtureRequest) -> Journey:
 
 def test_keys_lie_where_their_layer_does() -> None:
     assert JOURNEYS["cuda"]().homes == 28 * ["cuda:0"]
-    assert JOURNEYS["two"]().homes == 2 * ["cuda:0"] + 2 * ["cuda:1"]
+    assert JOURNEYS["two"]().homes == 3 * ["cuda:0"] + 3 * ["cuda:1"]
     assert JOURNEYS["mps"]().homes == 2 * ["mps:0"]
 
 

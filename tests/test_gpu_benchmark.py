@@ -44,6 +44,12 @@ def test_every_step_is_a_module_that_can_be_run() -> None:
         assert module == "pytest" or Path(*module.split(".")).with_suffix(".py").is_file()
 
 
+def test_a_rehearsal_asks_for_no_picture_that_the_model_cannot_draw() -> None:
+    for model, asked in (("7b", True), ("bundled", False), ("mid", False)):
+        words = [word for made in gpu.steps_for(model, "cpu", "float32") for word in made.command]
+        assert ("--side" in words) == asked
+
+
 def test_an_unknown_step_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

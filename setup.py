@@ -42,6 +42,7 @@ setup(
             "python-multipart>=0.0.34",
             "prometheus-client>=0.26",
         ],
+        "page": ["gradio>=6,<7"],
         "quantize": ["bitsandbytes"],
         "fp8": ["torchao>=0.15"],
     },

@@ -265,7 +265,10 @@ def uploaded(folder: Path, name: str = "a.png", size: tuple[int, int] = (64, 64)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_timesteps": 1}, "num_timesteps must be at least 2 (n points are n - 1 steps), got 1"),
+        (
+            {"num_timesteps": 1},
+            "num_timesteps must be at least 2 (n points are n - 1 steps), got 1",
+        ),
         ({"num_timesteps": 500}, "num_timesteps must be at most 200 on this server, got 500"),
         ({"height": 63, "width": 64}, "height must be a positive multiple of 16"),
         ({"height": 64}, "width"),

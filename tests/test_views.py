@@ -7,8 +7,8 @@ from functools import cache
 from data.output import InterleavedOutput, Segment
 from data.output.events import Event, Finished, ImageDone, ImagePreview, TextDelta, ThoughtDelta
 from data.output.views import Drawing, Drawn, Part, Thought, View, Written, made
-from tests.bundled import bundled
 from tests.builders import picture
+from tests.bundled import bundled
 
 STORY = "Draw a red circle, then add a blue square to its right."
 

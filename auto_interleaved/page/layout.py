@@ -91,6 +91,7 @@ class _Page:
             file_count="multiple",
             file_types=["image"],
             show_label=False,
+            interactive=False,  # until the page has its tab
             max_plain_text_length=self._desk.limits.max_characters,
         )
         self._talks = gr.Radio([], label="talks", visible=False)
@@ -105,7 +106,7 @@ class _Page:
         everything = {**quiet, "outputs": self._outputs}
         sending = {**everything, "concurrency_limit": self._desk.limits.max_running}
         values = self._controls.components
-        blocks.load(self._desk.enter, None, self._tab, **quiet)
+        blocks.load(self._enter, None, [self._tab, self._box], **quiet)
         self._box.submit(self._send, [self._tab, self._box, *values], **sending)
         self._chat.example_select(self._send_example, [self._tab, *values], **sending)
         self._box.stop(self._stop, self._tab, None, queue=False, **quiet)
@@ -114,13 +115,17 @@ class _Page:
         gr.on([self._new.click, self._chat.clear], self._begin, self._tab, **everything)
         self._talks.input(self._turn_to, [self._tab, self._talks], **everything)
 
+    def _enter(self) -> tuple[Tab, Any]:
+        return self._desk.enter(), gr.update(interactive=True)
+
     def _leave(self, tab: Tab | None) -> None:
         if tab is not None:
             tab.stop()
 
     async def _send(self, tab: Tab, message: dict[str, Any], *values: Any) -> AsyncIterator[Any]:
         options = self._controls.options(values)
-        async for shown in self._desk.send(tab, message["text"], message["files"], options):
+        text, files = message["text"], message["files"]
+        async for shown in self._desk.send(_present(tab), text, files, options):
             yield self._update(tab, shown)
 
     async def _send_example(
@@ -130,8 +135,8 @@ class _Page:
         async for update in self._send(tab, message, *values):
             yield update
 
-    def _stop(self, tab: Tab) -> None:
-        tab.stop()
+    def _stop(self, tab: Tab | None) -> None:
+        _present(tab).stop()
 
     def _take_back(self, tab: Tab) -> Any:
         def take_back() -> tuple[str, list[Any]]:
@@ -152,6 +157,7 @@ class _Page:
     def _done(self, tab: Tab, action: Callable[[], tuple[str, list[Any]] | None]) -> Any:
         """Do something that takes no time, and show how the talk stands then."""
         try:
+            _present(tab)
             unsent = action()
         except (ValueError, RuntimeError) as error:
             gr.Warning(str(error))
@@ -177,3 +183,10 @@ class _Page:
             gr.update(interactive=some and not running),
             gr.update(interactive=not running),
         ]
+
+
+def _present(tab: Tab | None) -> Tab:
+    if tab is None:
+        words = "the page has not begun yet, or was left for too long: load it again"
+        raise gr.Error(words, print_exception=False)
+    return tab

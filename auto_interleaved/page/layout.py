@@ -24,7 +24,7 @@ _MONO = ("ui-monospace", "monospace")
 
 STYLE = """
 .gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
-.quiet { color: var(--body-text-color-subdued); font-size: 0.8rem; margin: 0; }
+.quiet { color: var(--body-text-color-subdued); font-size: 0.8rem; line-height: 1.4; margin: 0; }
 .quiet a { color: inherit; text-decoration: underline; margin: 0; padding: 0; }
 .talk .alarm { color: #b3261e; border-left: 3px solid; padding-left: 0.7rem; margin: 0; }
 .dark .talk .alarm { color: #f2a49c; }
@@ -55,7 +55,8 @@ def build(desk: Desk, *, name: str) -> gr.Blocks:
 def theme() -> gr.themes.Base:
     """Return how it looks, with fonts that are on every machine: none is fetched."""
     fonts: dict[str, Any] = {"font": _SYSTEM, "font_mono": _MONO}
-    return gr.themes.Default(**fonts)
+    grey = "*neutral_500"  # its own is too pale to read
+    return gr.themes.Default(**fonts).set(block_info_text_color=grey, body_text_color_subdued=grey)
 
 
 class _Page:

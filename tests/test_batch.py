@@ -340,6 +340,14 @@ def test_the_least_recently_used_beginnings_leave_first_under_a_limit_in_bytes()
     assert beginnings.nbytes == 0
 
 
+def test_there_are_never_more_beginnings_than_are_quickly_looked_through() -> None:
+    beginnings, read = Beginnings(10**9), (toy_writer().new_context(), 0)
+    for number in range(600):
+        beginnings.keep(str(number).encode(), read)
+    kept = [number for number in range(600) if beginnings.find(str(number).encode())]
+    assert kept == list(range(600 - 512, 600))
+
+
 # Seeds and arguments.
 
 

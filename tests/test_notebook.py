@@ -42,6 +42,10 @@ few = {"seed": 3, "num_timesteps": 4, "preview_every": 1}""",
     """def fail(*_):
     raise RuntimeError("it <broke>")
 broken = watch(inferencer.stream(drawn, callback_on_step_end=fail, **few))""",
+    """try:
+    watch(inferencer.stream(drawn, callback_on_step_end=fail, on_error="raise", **few))
+except Exception as error:
+    assert error.partial""",
     """session = inferencer.start_session(**few)
 told = watch(session.stream(drawn))
 assert told == session.history[0].output and list(told) != []""",
@@ -57,7 +61,9 @@ def test_a_run_that_is_watched_leaves_its_end_in_the_notebook(
     notebook.cells = [nbformat.v4.new_code_cell(source) for source in WATCHED]
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=300, resources=resources).execute()
-    setup, story, broken, talk = ([out.data for out in cell.outputs] for cell in notebook.cells)
+    setup, story, broken, raised, talk = (
+        [out.data for out in cell.outputs] for cell in notebook.cells
+    )
     assert setup == []
     thought, *items = story
     assert thought["text/html"].startswith('<div style="max-width:42rem"><details><summary>Though')
@@ -69,6 +75,8 @@ def test_a_run_that_is_watched_leaves_its_end_in_the_notebook(
     )
     assert "it &lt;broke&gt;" in broken[-1]["text/html"]
     assert not [out for out in broken if "<img" in out["text/html"]]
+    assert [out["text/plain"] for out in raised if out["text/plain"]] == [broken[0]["text/plain"]]
+    assert not [out for out in raised if "drawing" in out["text/html"]]
     assert [out["text/html"] for out in talk if "<img" in out["text/html"]]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import torch
 from auto_interleaved.drivers.batch import Batch
 from auto_interleaved.options.generation import make_options
 from auto_interleaved.run.asks import DecodeImage
+from auto_interleaved.run.prepared import prepare
+from auto_interleaved.run.standing import Standing
 from auto_interleaved.serving.kept import KeptResponses, NotKeptError
 from auto_interleaved.serving.limits import Limits
 from auto_interleaved.serving.orders import Accepted, BusyError, Order, StoppingError
@@ -306,3 +309,24 @@ def test_nothing_is_kept_beyond_its_limit() -> None:
     assert kept.find("2", "me").items
     kept.allow(0)
     assert len(kept) == 0
+
+
+def test_what_a_run_begins_with_counts_whether_it_is_kept_or_read_again(inferencer: Any) -> None:
+    session = inferencer.start_session(seed=1, num_timesteps=3)
+    session.send(DRAW)
+    standing = session.standing
+
+    def most(start: Standing | None) -> int:
+        return prepare(
+            inferencer,
+            "And now?",
+            make_options({"max_interleaved_blocks": 1, "max_text_length": 5}),
+            protocol=inferencer.protocol,
+            understanding=inferencer.understanding,
+            progress={},
+            start=start,
+        ).most_memory()
+
+    before = standing.length * inferencer.bytes_per_token
+    assert most(standing) >= most(None) + before
+    assert most(replace(standing, contexts=None)) >= most(None) + before

@@ -56,6 +56,16 @@ def texts_of(events: Sequence[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, TextDelta)]
 
 
+def test_what_sets_a_text_apart_from_a_picture_is_no_part_of_the_text() -> None:
+    script = (asks("One"), asks("\nTwo"), says("Three"))
+    events, output = events_of(ScriptedInferencer(*script), "Go.")
+    deltas = [event for event in events if isinstance(event, TextDelta)]
+    for block, whole in enumerate(("One", "\nTwo", "Three")):
+        assert "".join(delta.own for delta in deltas if delta.block == block) == whole
+    assert [delta.apart for delta in deltas if delta.apart] == ["\n"], "Two has its own"
+    assert "".join(delta.text for delta in deltas) == output.text
+
+
 def test_events_come_in_the_order_of_what_they_tell() -> None:
     events, _ = events_of(ScriptedInferencer(*SCRIPT), "Go.")
     image = ["ImageStarted", "ImageStep", "ImageDone"]

@@ -108,7 +108,7 @@ def add_limits(group: Group, names: Iterable[str] | None = None) -> None:
         of_bytes = entry.name.endswith(("memory", "body"))
         reads: Callable[[str], float] = number_of_bytes if of_bytes else whole_number
         reads = real_number if entry.name.endswith("seconds") else reads
-        default = "none" if entry.default is None else f"{entry.default:g}"
+        default = "none" if entry.default is None else str(entry.default).removesuffix(".0")
         group.add_argument(
             "--" + entry.name.replace("_", "-"),
             type=reads,

@@ -135,6 +135,7 @@ def _advice(request: ServeRequest, port: int) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=f"{PROGRAM} serve",
+        usage=f"{PROGRAM} serve [--model DIR] [--host HOST] [--port N] [--api-key KEY] [options]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=HelpFormatter,

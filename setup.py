@@ -45,6 +45,7 @@ setup(
             "prometheus-client>=0.26",
         ],
         "train": ["peft>=0.21", "datasets>=4"],
+        "page": ["gradio>=6,<7"],
         "quantize": ["bitsandbytes"],
         "fp8": ["torchao>=0.15"],
         "benchmark": ["openai>=2"],

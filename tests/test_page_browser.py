@@ -82,8 +82,7 @@ class Visit:
         self.page = self.context.new_page()
         self.page.on("response", self._note)
         self.page.goto(url)
-        self.box.wait_for()
-        self.page.wait_for_load_state("networkidle")
+        sync_api.expect(self.box).to_be_enabled(timeout=30_000)
         self.choose("num_timesteps", "4")
 
     def _route(self, route: Any) -> None:

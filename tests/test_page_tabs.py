@@ -23,6 +23,7 @@ from tests.builders import picture
 from tests.bundled import bundled
 
 STORY = "Draw a red circle, then add a blue square to its right."
+LONG = "A red circle at the top left.<|vision_start|>"
 FEW: dict[str, Any] = {"num_timesteps": 4, "seed": 3}
 T = TypeVar("T")
 
@@ -44,13 +45,15 @@ async def say(tab: Tab, message: Any = STORY, **options: Any) -> Exchange:
 
 
 async def stopped(tab: Tab, after: int = 3) -> Exchange:
-    """Send a message, and stop its answer after so many steps."""
+    """Send a message that is drawn for long, and stop its answer after so many states."""
     last, count = None, 0
-    async for exchange in tab.say(STORY, {**FEW, "num_timesteps": 100}):
+    async for exchange in tab.say(LONG, {**FEW, "num_timesteps": 1000}):
         last, count = exchange, count + 1
         if count == after:
             tab.stop()
     assert last is not None
+    assert last.output is not None
+    assert last.output.finish_reason == "interrupted"
     return last
 
 
@@ -89,9 +92,6 @@ def test_stop_keeps_what_exists_and_the_model_does_not_remember_it() -> None:
         return cut, tokens, await say(tab), await say(fresh)
 
     cut, tokens, after, fresh = run(talk())
-    assert cut.output is not None
-    assert cut.output.finish_reason == "interrupted"
-    assert cut.answer
     assert cut.notes[0].text.startswith("Stopped. What exists is kept here")
     assert tokens == 0
     assert after.output == fresh.output
@@ -123,7 +123,7 @@ def test_taking_back_a_stopped_answer_leaves_the_one_before() -> None:
         first = await say(tab)
         await stopped(tab)
         assert len(tab.exchanges()) == 2
-        assert tab.rewind() == (STORY, [])
+        assert tab.rewind() == (LONG, [])
         assert [exchange.output for exchange in tab.exchanges()] == [first.output]
 
     run(talk())
@@ -265,7 +265,10 @@ def uploaded(folder: Path, name: str = "a.png", size: tuple[int, int] = (64, 64)
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_timesteps": 1}, "num_timesteps must be at least 2 (n points are n - 1 steps)"),
+        (
+            {"num_timesteps": 1},
+            "num_timesteps must be at least 2 (n points are n - 1 steps), got 1",
+        ),
         ({"num_timesteps": 500}, "num_timesteps must be at most 200 on this server, got 500"),
         ({"height": 63, "width": 64}, "height must be a positive multiple of 16"),
         ({"height": 64}, "width"),

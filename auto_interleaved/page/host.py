@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import zipfile
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import gradio as gr
@@ -27,6 +29,16 @@ from data.output.pictures import encode_png
 _KINDS = {"html": "text/html; charset=utf-8", "zip": "application/zip"}
 
 
+class Host(uvicorn.Server):
+    """A server that ends when it is told to, whoever still listens: a page is never over."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
+        """Begin to end."""
+        # Each open page is a request that is cut off now, which would be told as a failure.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        self.should_exit = True
+
+
 @contextmanager
 def hosted(
     inferencer: Any,
@@ -35,7 +47,7 @@ def hosted(
     name: str,
     keys: Sequence[str] = (),
     hosts: tuple[str, ...] = (),
-) -> Iterator[uvicorn.Server]:
+) -> Iterator[Host]:
     """Make a server of a page; `run(sockets=[...])` runs it within the block.
 
     Whatever visitors send and are shown lies in one folder, which goes at the end.
@@ -54,7 +66,7 @@ def hosted(
             try:
                 app = _app(desk, name)
                 gate = Gate(Door(app, Keys(keys), limits.max_body, hosts))
-                yield uvicorn.Server(_config(gate))
+                yield Host(_config(gate))
             finally:
                 desk.turns.close()
 
@@ -67,7 +79,7 @@ def _config(gate: Application) -> uvicorn.Config:
         ws="none",
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=2,
+        timeout_graceful_shutdown=1,
     )
 
 

@@ -24,7 +24,7 @@ _MONO = ("ui-monospace", "monospace")
 
 STYLE = """
 .gradio-container { max-width: 1280px !important; margin: 0 auto !important; }
-.quiet { color: var(--body-text-color-subdued); font-size: 0.8rem; margin: 0; }
+.quiet { color: var(--body-text-color-subdued); font-size: 0.8rem; line-height: 1.4; margin: 0; }
 .quiet a { color: inherit; text-decoration: underline; margin: 0; padding: 0; }
 .talk .alarm { color: #b3261e; border-left: 3px solid; padding-left: 0.7rem; margin: 0; }
 .dark .talk .alarm { color: #f2a49c; }
@@ -55,7 +55,8 @@ def build(desk: Desk, *, name: str) -> gr.Blocks:
 def theme() -> gr.themes.Base:
     """Return how it looks, with fonts that are on every machine: none is fetched."""
     fonts: dict[str, Any] = {"font": _SYSTEM, "font_mono": _MONO}
-    return gr.themes.Default(**fonts)
+    grey = "*neutral_500"  # its own is too pale to read
+    return gr.themes.Default(**fonts).set(block_info_text_color=grey, body_text_color_subdued=grey)
 
 
 class _Page:
@@ -91,6 +92,7 @@ class _Page:
             file_count="multiple",
             file_types=["image"],
             show_label=False,
+            interactive=False,  # until the page has its tab
             max_plain_text_length=self._desk.limits.max_characters,
         )
         self._talks = gr.Radio([], label="talks", visible=False)
@@ -105,7 +107,7 @@ class _Page:
         everything = {**quiet, "outputs": self._outputs}
         sending = {**everything, "concurrency_limit": self._desk.limits.max_running}
         values = self._controls.components
-        blocks.load(self._desk.enter, None, self._tab, **quiet)
+        blocks.load(self._enter, None, [self._tab, self._box], **quiet)
         self._box.submit(self._send, [self._tab, self._box, *values], **sending)
         self._chat.example_select(self._send_example, [self._tab, *values], **sending)
         self._box.stop(self._stop, self._tab, None, queue=False, **quiet)
@@ -114,13 +116,17 @@ class _Page:
         gr.on([self._new.click, self._chat.clear], self._begin, self._tab, **everything)
         self._talks.input(self._turn_to, [self._tab, self._talks], **everything)
 
+    def _enter(self) -> tuple[Tab, Any]:
+        return self._desk.enter(), gr.update(interactive=True)
+
     def _leave(self, tab: Tab | None) -> None:
         if tab is not None:
             tab.stop()
 
     async def _send(self, tab: Tab, message: dict[str, Any], *values: Any) -> AsyncIterator[Any]:
         options = self._controls.options(values)
-        async for shown in self._desk.send(tab, message["text"], message["files"], options):
+        text, files = message["text"], message["files"]
+        async for shown in self._desk.send(_present(tab), text, files, options):
             yield self._update(tab, shown)
 
     async def _send_example(
@@ -130,8 +136,8 @@ class _Page:
         async for update in self._send(tab, message, *values):
             yield update
 
-    def _stop(self, tab: Tab) -> None:
-        tab.stop()
+    def _stop(self, tab: Tab | None) -> None:
+        _present(tab).stop()
 
     def _take_back(self, tab: Tab) -> Any:
         def take_back() -> tuple[str, list[Any]]:
@@ -152,6 +158,7 @@ class _Page:
     def _done(self, tab: Tab, action: Callable[[], tuple[str, list[Any]] | None]) -> Any:
         """Do something that takes no time, and show how the talk stands then."""
         try:
+            _present(tab)
             unsent = action()
         except (ValueError, RuntimeError) as error:
             gr.Warning(str(error))
@@ -177,3 +184,10 @@ class _Page:
             gr.update(interactive=some and not running),
             gr.update(interactive=not running),
         ]
+
+
+def _present(tab: Tab | None) -> Tab:
+    if tab is None:
+        words = "the page has not begun yet, or was left for too long: load it again"
+        raise gr.Error(words, print_exception=False)
+    return tab

@@ -106,8 +106,9 @@ def _alarm(text: str) -> str:
 
 
 def _plain(text: str) -> Any:
-    # As a dictionary, or gradio would take indents and blank lines for a docstring's.
-    return {"type": "text", "text": printable(text)}
+    # Gradio takes a text for HTML also where it renders no markdown; and as a string, rather than
+    # in a dictionary, its indents for those of a docstring.
+    return {"type": "text", "text": escape(printable(text), quote=False)}
 
 
 def _html(text: str) -> gr.HTML:

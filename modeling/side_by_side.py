@@ -69,12 +69,18 @@ class SideBySide:
             pad_sequence([torch.cat([own, one]) for one in each], batch_first=True)
             for each in zip(*earlier, strict=True)
         )
-        lengths = torch.tensor([self._num_own + len(one) for one, _ in earlier])
-        is_padding = torch.arange(keys.shape[1]) >= lengths[:, None]
-        bias = None
-        if is_padding.any():
-            bias = torch.zeros(is_padding.shape).masked_fill_(is_padding, -torch.inf).to(keys)
-        return _Layer(keys=keys, values=values, bias=bias)
+        return _Layer(keys=keys, values=values, bias=self._bias(keys))
+
+    def _bias(self, keys: Tensor) -> Tensor | None:
+        """Return (rows, tokens), minus infinity where a row has only padding; None if none has."""
+        known = next((layer.bias for layer in self._layers.values()), None)
+        if known is not None:
+            return known.to(keys)
+        lengths = [self._num_own + row.tail.visible - row.tail.count for row in self._rows]
+        if min(lengths) == max(lengths):
+            return None
+        is_padding = torch.arange(keys.shape[1]) >= torch.tensor(lengths)[:, None]
+        return torch.zeros(is_padding.shape).masked_fill_(is_padding, -torch.inf).to(keys)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

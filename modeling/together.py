@@ -254,7 +254,8 @@ def _velocities(samplings: Sequence[Sampling]) -> list[Tensor]:
     """Return each image's velocities (rows, latent tokens, patch values), one row a tail."""
     model, beside = samplings[0].canvas.model, _arranged(samplings)
     states = torch.cat([s.latent for s in samplings])
-    times = torch.tensor([s.time for s in samplings for _ in range(len(s.latent))])
+    # Filled where it is needed: what is copied from the host makes that wait.
+    times = torch.cat([torch.full_like(s.latent[:, 0], s.time) for s in samplings])
     tokens = model.latent_tokens(states, times, beside.places)
     _, drawn = model.language_model.model(
         beside.markers, tokens[beside.tokens], beside.rotaries, beside.sequences

@@ -326,3 +326,13 @@ def test_what_a_run_begins_with_counts_whether_it_is_kept_or_read_again(inferenc
     before = standing.length * inferencer.bytes_per_token
     assert most(standing) >= most(None) + before
     assert most(replace(standing, contexts=None)) >= most(None) + before
+
+
+def test_a_limit_of_plans_concerns_none_but_who_plans() -> None:
+    """It was set in every request, and the log told of each that it had no effect."""
+    limits = Limits(max_tokens=30)
+    assert "max_think_token_n" not in limits.completed({})
+    limits.check(make_options(limits.completed({})))
+    assert limits.completed({"think": True})["max_think_token_n"] == 30
+    with pytest.raises(ValueError, match="max_think_token_n must be at most 30"):
+        limits.check(make_options({"max_text_length": 5, "think": True}))

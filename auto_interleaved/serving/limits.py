@@ -79,7 +79,7 @@ class Limits:
         defaults = {entry.name: entry.default for entry in fields(GenerationOptions)}
         capped = {
             name: getattr(self, limit)
-            for name, limit in _CAPPED.items()
+            for name, limit in _capped(thinks=bool(given.get("think"))).items()
             if defaults[name] is not None and defaults[name] > getattr(self, limit)
         }
         return {**capped, **given}
@@ -90,7 +90,7 @@ class Limits:
         Raises:
             ValueError: the message names the option and the limit.
         """
-        for name, limit in _CAPPED.items():
+        for name, limit in _capped(thinks=options.think).items():
             wanted, most = getattr(options, name), getattr(self, limit)
             if wanted is not None and wanted > most:
                 raise ValueError(f"{name} must be at most {most} on this server, got {wanted}")
@@ -108,3 +108,8 @@ class Limits:
                 f"pictures must have at most {self.max_drawn_pixels} pixels on this server, "
                 f"got {width} x {height}"
             )
+
+
+def _capped(*, thinks: bool) -> dict[str, str]:
+    """Return the limit of each option that has one; that of plans only where one is written."""
+    return {name: limit for name, limit in _CAPPED.items() if thinks or name != "max_think_token_n"}

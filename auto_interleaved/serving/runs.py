@@ -226,7 +226,8 @@ class Runs:
         running = self._runs.pop(number)
         order, end = running.order, running.prepared.run.end
         self._admission.release(number)
-        if order.keep_as is not None and end is not None and reason != "error":
+        is_kept = order.keep_as is not None and end is not None and reason != "error"
+        if is_kept:
             self.kept.keep(order.keep_as, order.owner, end, order.after)
             self.kept.allow(self._admission.left)
         self.state = replace(
@@ -235,7 +236,12 @@ class Runs:
             kept_bytes=self.kept.nbytes,
             shared_bytes=self._beginnings.nbytes,
         )
-        over = Over(output=output, reason=reason, begun=running.begun)
+        over = Over(
+            output=output,
+            reason=reason,
+            begun=running.begun,
+            end=replace(end, contexts=None) if is_kept else None,
+        )
         self._over(over)
         self._tell(order, over)
 

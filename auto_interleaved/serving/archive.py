@@ -77,8 +77,9 @@ class Archive:
         entry: Entry | None = await self._ask("find", name, owner)
         if entry is None:
             raise NotKeptError(name)
-        items = {digest: self._items.get(digest) for digest in entry.parts}
-        missing = [digest for digest, item in items.items() if item is None]
+        held = {digest: self._items.get(digest) for digest in entry.parts}
+        items = {digest: item for digest, item in held.items() if item is not None}
+        missing = [digest for digest in held if digest not in items]
         if missing:
             files = await self._ask("read", missing)
             if None in files:

@@ -12,12 +12,11 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 from ray import serve
-from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from auto_interleaved.serving.app import build
 from auto_interleaved.serving.archive import Archive, SharedShelf
-from auto_interleaved.serving.door import Receive, Scope, Send
+from auto_interleaved.serving.door import Application, Receive, Scope, Send
 from auto_interleaved.serving.errors import Refusal
 from auto_interleaved.serving.kept import OutOfReachError
 from auto_interleaved.serving.keys import Keys
@@ -101,14 +100,28 @@ def _words(given: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(words)
 
 
-async def _serve(scope: Scope, receive: Receive, send: Send) -> None:
-    """Let the replica of this process answer."""
-    if scope["type"] == "http":
-        await serve.get_replica_context().servable_object.answer(scope, receive, send)
+class Near:
+    """Lets in who is on the machine of Ray's proxy, and nobody else.
+
+    Args:
+        app: what is behind it.
+    """
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or refuse it."""
+        client = scope.get("client")
+        if scope["type"] == "http" and not (client and is_loopback(client[0])):
+            refusal = Refusal(403, "without a key this server answers to its own machine only")
+            await JSONResponse(refusal.body(), refusal.status_code)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
 
 
 @serve.deployment
-@serve.ingress(_serve)
+@serve.ingress()
 class Replica:
     """One server: a model, its worker, and an app.
 
@@ -122,10 +135,9 @@ class Replica:
         request = ServeRequest.read(words)
         inferencer = AutoInterleavedInferencer.from_pretrained(request.model, **request.loading)
         inferencer.set_progress_bar_config(disable=True)
-        self._is_open = not keys.are_asked_for
         self._store = store
         self._worker = Worker(inferencer, request.limits).start()
-        self._app = build(
+        app = build(
             inferencer,
             self._worker,
             request.limits,
@@ -135,15 +147,10 @@ class Replica:
             archive=Archive(self._ask),
             shelf=SharedShelf(request.limits, self._ask_now),
         )
+        self._door = app if keys.are_asked_for else Near(app)
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request; without keys, only who is on the machine of Ray's proxy."""
-        client = scope.get("client")
-        if self._is_open and not (client and is_loopback(client[0])):
-            refusal = Refusal(403, "without a key this server answers to its own machine only")
-            await JSONResponse(refusal.body(), refusal.status_code)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+    def __serve_build_asgi_app__(self) -> Application:  # Ray asks for it, by this name
+        return self._door
 
     def check_health(self) -> None:
         """Tell Ray that another replica is to be made, by failing.
@@ -168,7 +175,7 @@ class Replica:
             raise OutOfReachError(f"{type(error).__name__} of {method}") from error
 
 
-def app(given: dict[str, str]) -> Application:
+def app(given: dict[str, str]) -> serve.Application:
     """Return what `serve run` runs.
 
     Args:

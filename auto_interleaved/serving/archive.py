@@ -11,6 +11,8 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+import torch
+
 from auto_interleaved.run.standing import Item, Standing
 from auto_interleaved.serving.kept import NotKeptError, OutOfReachError
 from auto_interleaved.serving.limits import Limits
@@ -105,19 +107,31 @@ class Archive:
         return was_kept
 
     def _packed(self, items: Sequence[Item]) -> dict[str, bytes]:
-        """Return the bytes of items that were never sent, by their digests."""
+        """Return the bytes of items that the store was never seen to have, by their digests."""
         packed = {}
         for item in items:
             if item not in self._digests:
-                file = _bytes_of(item)
-                digest = hashlib.blake2b(file, digest_size=16).hexdigest()
-                packed[digest] = file
+                digest = _digest_of(item)
+                if digest not in self._items:  # where contexts were read again, items are new
+                    packed[digest] = _bytes_of(item)
                 self._know(item, digest)
         return packed
 
     def _know(self, item: Item, digest: str) -> None:
         self._digests[item] = digest
         self._items[digest] = item
+
+
+def _digest_of(item: Item) -> str:
+    """Return what is equal for equal items alone; their pickles may differ."""
+    digest = hashlib.blake2b(repr((item.kind, item.rules, item.ids)).encode(), digest_size=16)
+    if item.image is not None:
+        picture, latent = item.image.picture, item.image.latent.detach().cpu().contiguous()
+        about = picture.mode, picture.size, latent.dtype, item.image.grid, item.image.drawn
+        digest.update(repr(about).encode())
+        digest.update(picture.tobytes())
+        digest.update(latent.view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _bytes_of(item: Item) -> bytes:

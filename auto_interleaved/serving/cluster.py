@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import math
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +67,7 @@ class Arguments:
         replicas = _number(left, "replicas", 1, whole_number)
         cpus = _number(left, "cpus", 1, real_number)
         gpus = _number(left, "gpus", 0, real_number)
-        if replicas < 1 or min(cpus, gpus) < 0:
+        if not (replicas >= 1 and 0 <= cpus < math.inf and 0 <= gpus < math.inf):
             raise ArgumentError("replicas must be at least 1, and cpus and gpus not negative")
         keys = _words({"api_key": left.pop("api_key")}) if "api_key" in left else ()
         # A device is looked for where replicas are, which may not be here.
@@ -85,7 +87,7 @@ class Arguments:
 def _number(given: dict[str, Any], name: str, default: float, reads: Any) -> float:
     try:
         number: float = reads(str(given.pop(name, default)))
-    except (ValueError, ArgumentError) as error:
+    except argparse.ArgumentTypeError as error:
         raise ArgumentError(f"{name}: {error}") from error
     return number
 

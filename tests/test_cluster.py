@@ -25,6 +25,7 @@ from auto_interleaved.terminal.arguments import ArgumentError  # noqa: E402
 KEY = "a key"
 LONG: dict[str, Any] = {"num_timesteps": 30}
 MODEL = "picturebook"
+GIVEN = {"replicas": "2", "dtype": "float32", "device": "cpu"}
 
 # Slow: Ray takes half a minute to start processes that load a model, and seconds to replace one.
 slow = pytest.mark.slow
@@ -48,7 +49,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
-        serve.run(app({"replicas": "2", "dtype": "float32", "device": "cpu"}))
+        serve.run(app(GIVEN))
         yield f"http://127.0.0.1:{port}"
     finally:
         serve.shutdown()
@@ -205,6 +206,16 @@ def test_without_the_store_requests_are_answered_until_it_is_back(client: openai
         )
     new = client.responses.create(model=MODEL, input="Draw a red circle.", extra_body=FEW)
     client.responses.create(model=MODEL, input="More.", previous_response_id=new.id, extra_body=FEW)
+
+
+@slow
+def test_responses_outlive_a_change_of_the_number_of_replicas(client: openai.OpenAI) -> None:
+    first = client.responses.create(model=MODEL, input="Draw a red circle.", extra_body=FEW)
+    serve.run(app({**GIVEN, "replicas": "1"}))
+    for _ in range(2):
+        client.responses.create(
+            model=MODEL, input="More.", previous_response_id=first.id, extra_body=FEW
+        )
 
 
 def test_arguments_are_those_of_the_single_server() -> None:

@@ -79,7 +79,7 @@ class Arguments:
             cpus=cpus,
             gpus=gpus,
             words=_words(left),
-            keys=Keys(request.keys),
+            keys=Keys.alike(request.keys),
             request=request,
         )
 

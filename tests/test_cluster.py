@@ -209,13 +209,22 @@ def test_without_the_store_requests_are_answered_until_it_is_back(client: openai
 
 
 @slow
-def test_responses_outlive_a_change_of_the_number_of_replicas(client: openai.OpenAI) -> None:
-    first = client.responses.create(model=MODEL, input="Draw a red circle.", extra_body=FEW)
-    serve.run(app({**GIVEN, "replicas": "1"}))
-    for _ in range(2):
-        client.responses.create(
-            model=MODEL, input="More.", previous_response_id=first.id, extra_body=FEW
+def test_answers_that_run_come_to_their_end_where_replicas_are_replaced(
+    client: openai.OpenAI,
+) -> None:
+    once = client.with_options(max_retries=0)
+
+    def ask(seed: int) -> list[Any]:
+        return made(
+            once.responses.create(model=MODEL, input=DRAW, extra_body={**LONG, "seed": seed})
         )
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = pool.map(ask, range(4))
+        time.sleep(1)
+        serve.run(app({**GIVEN, "replicas": "1"}))
+        for seed, answer in enumerate(answers):
+            assert same(answer, alone(DRAW, seed=seed, **LONG))
 
 
 def test_arguments_are_those_of_the_single_server() -> None:

@@ -130,7 +130,7 @@ def _digest_of(item: Item) -> str:
         about = picture.mode, picture.size, latent.dtype, item.image.grid, item.image.drawn
         digest.update(repr(about).encode())
         digest.update(picture.tobytes())
-        digest.update(latent.view(torch.uint8).numpy())
+        digest.update(latent.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import math
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,7 @@ class Arguments:
             cpus=cpus,
             gpus=gpus,
             words=_words(left),
-            keys=Keys.alike(request.keys),
+            keys=Keys(request.keys),
             request=request,
         )
 
@@ -122,8 +122,6 @@ class Near:
         await self._app(scope, receive, send)
 
 
-@serve.deployment
-@serve.ingress()
 class Replica:
     """One server: a model, its worker, and an app.
 
@@ -188,17 +186,20 @@ def app(given: dict[str, str]) -> serve.Application:
     """
     arguments = Arguments.read(given)
     limits = arguments.request.limits
-    store = serve.deployment(Store).options(
+    store = serve.deployment(
+        Store,
         name="Store",
         ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=1000,
         health_check_period_s=_HEALTH_SECONDS,
     )
-    actor: MutableMapping[str, Any] = {"num_cpus": arguments.cpus, "num_gpus": arguments.gpus}
-    return Replica.options(
+    replica = serve.deployment(
+        serve.ingress()(Replica),
+        name="Replica",
         num_replicas=arguments.replicas,
-        ray_actor_options=actor,
+        ray_actor_options={"num_cpus": arguments.cpus, "num_gpus": arguments.gpus},
         max_ongoing_requests=limits.max_running + limits.max_waiting + _MORE_REQUESTS,
         health_check_period_s=_HEALTH_SECONDS,
         graceful_shutdown_timeout_s=limits.drain_seconds,
-    ).bind(arguments.words, arguments.keys, store.bind(limits))
+    )
+    return replica.bind(arguments.words, arguments.keys, store.bind(limits))

@@ -15,19 +15,11 @@ class Keys:
 
     Args:
         keys: in plain text; only digests of them are kept.
-        salt: of the digests, 16 bytes; None: one that nobody else has.
     """
 
-    def __init__(self, keys: Iterable[str] = (), salt: bytes | None = None) -> None:
-        self._salt = salt or secrets.token_bytes(16)
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self._salt = secrets.token_bytes(16)
         self._digests = [self._digest(key) for key in keys]
-
-    @classmethod
-    def alike(cls, keys: Iterable[str]) -> Keys:
-        """Return keys that name owners as they do wherever the same keys are given."""
-        keys = tuple(keys)
-        told = repr(keys).encode("utf-8", "surrogateescape")
-        return cls(keys, hashlib.blake2b(told, digest_size=16).digest())
 
     @property
     def are_asked_for(self) -> bool:

@@ -44,6 +44,7 @@ setup(
             "python-multipart>=0.0.34",
             "prometheus-client>=0.26",
         ],
+        "cluster": ["ray[serve]>=2.60"],
         "train": ["peft>=0.21", "datasets>=4"],
         "page": ["gradio>=6,<7"],
         "quantize": ["bitsandbytes"],

@@ -74,7 +74,7 @@ LAYERS = (
     {"auto_interleaved.layouts"},
     {"auto_interleaved"},  # the rest of it: the terminal, files of prompts, the server
     {"auto_interleaved_inference"},
-    {"auto_interleaved.harness"},
+    {"auto_interleaved.harness", "auto_interleaved.serving.cluster"},
     {"bagel", "picturebook"},  # the same modules under another name; a world to draw
 )
 LIBRARY = ("data", "modeling", "auto_interleaved", "bagel", "picturebook")
@@ -222,6 +222,7 @@ SERVER = {
         "calls",
         "chat",
         "chat_requests",
+        "cluster",
         "door",
         "errors",
         "fields",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from fastapi_offline import FastAPIOffline
 
 from auto_interleaved.serving import chat, errors, images, responses, status
+from auto_interleaved.serving.archive import Archive
 from auto_interleaved.serving.door import Application, Door
 from auto_interleaved.serving.inputs import Inputs
 from auto_interleaved.serving.keys import Keys
@@ -28,9 +28,11 @@ def build(  # noqa: PLR0913 - what a server is made of
     limits: Limits,
     *,
     name: str,
-    keys: Iterable[str] = (),
+    keys: Keys,
     hosts: tuple[str, ...] = (),
     public_url: str | None = None,
+    archive: Archive | None = None,
+    shelf: Shelf | None = None,
 ) -> Application:
     """Return an ASGI app that serves a model.
 
@@ -39,13 +41,16 @@ def build(  # noqa: PLR0913 - what a server is made of
         worker: who answers; it was started.
         limits: of requests.
         name: of the model, as requests name it.
-        keys: of which each request must bring one; with none it is open.
+        keys: of which each request must bring one, if there are any.
         hosts: names that the server goes by, beside those of this machine; only where it is open.
         public_url: what URLs of pictures begin with, where a proxy stands before the server.
+        archive: responses that replicas share; None: there is one server.
+        shelf: pictures that replicas share; None: its own.
     """
     # Offline: the page of FastAPI itself loads its scripts from elsewhere.
     app = FastAPIOffline(title="auto-interleaved", description=_DESCRIPTION, redoc_url=None)
-    shelf = Shelf(limits.picture_memory, limits.picture_seconds)
+    if shelf is None:
+        shelf = Shelf(limits.picture_memory, limits.picture_seconds)
     app.state.metrics = metrics = Metrics(worker, shelf)
     worker.note = metrics.note_run
     app.state.served = Served(
@@ -57,8 +62,9 @@ def build(  # noqa: PLR0913 - what a server is made of
         shelf=shelf,
         inputs=Inputs(limits, shelf),
         public_url=public_url,
+        archive=archive,
     )
     errors.install(app)
     for part in (chat, responses, images, status):
         app.include_router(part.router)
-    return Door(app, Keys(keys), limits.max_body, hosts, metrics.note_answer)
+    return Door(app, keys, limits.max_body, hosts, metrics.note_answer)

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from auto_interleaved.serving.kept import NotKeptError
+from auto_interleaved.serving.kept import NotKeptError, OutOfReachError
 from data.wording import shown, shown_error
 
 logger = logging.getLogger("auto_interleaved")
@@ -118,6 +118,12 @@ def install(app: FastAPI) -> None:
     async def refuse_body(_: Request, error: RequestValidationError) -> JSONResponse:
         message, param, code = _told(error.errors())
         return JSONResponse(error_body(400, message, param=param, code=code), 400)
+
+    @app.exception_handler(OutOfReachError)
+    async def call_back(_: Request, error: OutOfReachError) -> JSONResponse:
+        logger.warning("a request was refused: %s", error)
+        message = "what replicas share does not answer; come again later"
+        return JSONResponse(error_body(503, message), 503, {"Retry-After": "5"})
 
     @app.exception_handler(Exception)
     async def fail(_: Request, error: Exception) -> JSONResponse:

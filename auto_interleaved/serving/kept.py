@@ -12,6 +12,10 @@ class NotKeptError(LookupError):
     """A request is to go on from a response that is not here, or not for who asks."""
 
 
+class OutOfReachError(RuntimeError):
+    """What replicas share does not answer."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Kept:
     owner: str
@@ -79,6 +83,11 @@ class KeptResponses:
         while len(self._kept) > self._count:
             self._kept.popitem(last=False)
         self.allow(self._memory)
+
+    def adopt(self, name: str, owner: str, standing: Standing) -> None:
+        """Keep where a response ended that was made elsewhere, unless it is kept."""
+        if name not in self._kept:
+            self.keep(name, owner, standing)
 
     def forget(self, name: str, owner: str) -> None:
         """Keep a response no longer.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from auto_interleaved.options.generation import GenerationOptions
+from auto_interleaved.run.standing import Standing
 from data.output import FinishReason, InterleavedOutput
 from data.output.events import Event
 from data.prompts import Prompt
@@ -42,11 +43,13 @@ class Over:
         output: all that was made.
         reason: why it ended.
         begun: whether it had its turn at all.
+        end: where it ended, without contexts, if it is kept.
     """
 
     output: InterleavedOutput
     reason: Reason
     begun: bool = True
+    end: Standing | None = None
 
 
 Told = Accepted | Refused | Event | Over

@@ -66,14 +66,21 @@ class Shelf:
 
     def put(self, file: bytes, kind: Format) -> str:
         """Keep a picture's file; return the path of its URL."""
-        name = secrets.token_urlsafe(32)
+        path = f"/pictures/{secrets.token_urlsafe(32)}.{kind}"
+        self.hold(path, file, kind)
+        return path
+
+    def hold(self, path: str, file: bytes, kind: Format) -> None:
+        """Keep a picture's file under a path that `put` gave."""
+        match = _NAME.fullmatch(path)
+        assert match is not None
+        name = match[1]
         with self._lock:
             self._files[name] = self._clock() + self._seconds, file, kind
             self.nbytes += len(file)
             while len(self._files) > 1 and (self.nbytes > self._memory or self._oldest_is_over()):
                 _, (_, dropped, _) = self._files.popitem(last=False)
                 self.nbytes -= len(dropped)
-        return f"/pictures/{name}.{kind}"
 
     def find(self, url: str) -> tuple[bytes, Format] | None:
         """Return the file that a URL of ours, or its path, names; None where there is none.
@@ -89,6 +96,12 @@ class Shelf:
     def _oldest_is_over(self) -> bool:
         until, _, _ = next(iter(self._files.values()))
         return until < self._clock()
+
+
+def path_in(url: str) -> str | None:
+    """Return the path by which a URL names a picture of ours; None where it does not."""
+    match = _NAME.search(url)
+    return None if match is None else match[0]
 
 
 @dataclass(frozen=True, kw_only=True)

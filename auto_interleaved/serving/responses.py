@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from auto_interleaved.serving.answers import failure, pieces
+from auto_interleaved.serving.answers import Piece, failure, pieces
 from auto_interleaved.serving.calls import Call, EventStream, unless_gone
 from auto_interleaved.serving.errors import Refusal, refusal_of
 from auto_interleaved.serving.fields import (
@@ -43,6 +44,8 @@ from auto_interleaved.serving.served import (
 
 router = APIRouter(tags=["responses"])
 
+Heard = AsyncIterator[tuple[int, Piece] | None]
+
 
 @router.post("/v1/responses", response_model=None, responses=STREAMED)
 async def respond(
@@ -58,6 +61,16 @@ async def respond(
 @router.delete("/v1/responses/{name}")
 async def forget(name: str, served: TheServed, owner: TheOwner) -> dict[str, Any]:
     """Keep a response no longer."""
+    was_kept = await _forgotten(name, served, owner)
+    if served.archive is not None:
+        was_kept = await served.archive.forget(name, owner)
+    if not was_kept:
+        raise refusal_of(NotKeptError(name))
+    return {"id": name, "object": "response", "deleted": True}
+
+
+async def _forgotten(name: str, served: Served, owner: str) -> bool:
+    """Let the worker forget a response; return whether it had it."""
     loop = asyncio.get_running_loop()
     found: asyncio.Future[bool] = loop.create_future()
 
@@ -65,9 +78,7 @@ async def forget(name: str, served: TheServed, owner: TheOwner) -> dict[str, Any
         loop.call_soon_threadsafe(found.set_result, was_kept)
 
     served.worker.forget(name, owner, tell)
-    if not await found:
-        raise refusal_of(NotKeptError(name))
-    return {"id": name, "object": "response", "deleted": True}
+    return await found
 
 
 async def answered(body: ResponseFields, request: Request, served: Served, owner: str) -> Response:
@@ -92,15 +103,16 @@ async def answered(body: ResponseFields, request: Request, served: Served, owner
     about = _about(body, served.name, options.seed)
     most_previews = tool.partial_images if tool and tool.partial_images else options.num_timesteps
     events = ResponseEvents(name, about, most_previews)
+    await served.bring(order.after, owner)
     call = await served.begun([order])
     if tool is not None and tool.output_format is not None:
         body = body.model_copy(update={"image_format": tool.output_format})
     delivery = served.delivery(request, body)
+    told = _shared(call, delivery, partial(served.share, name, owner))
     if body.stream:
-        told = _stream(events, call, delivery)
-        return EventStream(told, call, _broken)
+        return EventStream(_stream(events, told), call, _broken)
     try:
-        return JSONResponse(await unless_gone(request, _whole(events, call, delivery)))
+        return JSONResponse(await unless_gone(request, _whole(events, told)))
     finally:
         call.close()
 
@@ -159,13 +171,23 @@ def _about(body: ResponseFields, model: str, seed: Any) -> dict[str, Any]:
     }
 
 
-async def _whole(events: ResponseEvents, call: Call, delivery: Delivery) -> dict[str, Any]:
+async def _shared(
+    call: Call, delivery: Delivery, share: Callable[[Over], Awaitable[None]]
+) -> Heard:
+    """Yield what the client is told; the end only once others know where that is."""
+    async for told in pieces(call, delivery):
+        if told is not None and isinstance(told[1], Over):
+            await share(told[1])
+        yield told
+
+
+async def _whole(events: ResponseEvents, heard: Heard) -> dict[str, Any]:
     """Return a response once it is over.
 
     Raises:
         Refusal: if it failed and nothing was made.
     """
-    async for told in pieces(call, delivery):
+    async for told in heard:
         if told is None:
             continue
         for _ in events.take(told[1]):
@@ -175,10 +197,10 @@ async def _whole(events: ResponseEvents, call: Call, delivery: Delivery) -> dict
     return events.response
 
 
-async def _stream(events: ResponseEvents, call: Call, delivery: Delivery) -> AsyncIterator[str]:
+async def _stream(events: ResponseEvents, heard: Heard) -> AsyncIterator[str]:
     for made in events.begin():
         yield event(made, made["type"])
-    async for told in pieces(call, delivery):
+    async for told in heard:
         if told is None:
             yield KEEP_ALIVE
             continue

@@ -226,7 +226,9 @@ class Runs:
         running = self._runs.pop(number)
         order, end = running.order, running.prepared.run.end
         self._admission.release(number)
+        kept = None
         if order.keep_as is not None and end is not None and reason != "error":
+            kept = replace(end, contexts=None)
             self.kept.keep(order.keep_as, order.owner, end, order.after)
             self.kept.allow(self._admission.left)
         self.state = replace(
@@ -235,7 +237,7 @@ class Runs:
             kept_bytes=self.kept.nbytes,
             shared_bytes=self._beginnings.nbytes,
         )
-        over = Over(output=output, reason=reason, begun=running.begun)
+        over = Over(output=output, reason=reason, begun=running.begun, end=kept)
         self._over(over)
         self._tell(order, over)
 

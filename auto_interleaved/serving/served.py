@@ -13,12 +13,14 @@ from PIL import Image
 
 from auto_interleaved.options.generation import AS_INPUT, GenerationOptions
 from auto_interleaved.options.seeds import MAX_SEED, any_seed
+from auto_interleaved.serving.archive import Archive
 from auto_interleaved.serving.calls import Call
-from auto_interleaved.serving.errors import Refusal, bad_request
+from auto_interleaved.serving.errors import Refusal, bad_request, refusal_of
 from auto_interleaved.serving.fields import Told, options_of
 from auto_interleaved.serving.inputs import Input, Inputs
+from auto_interleaved.serving.kept import NotKeptError
 from auto_interleaved.serving.limits import Limits
-from auto_interleaved.serving.orders import Order
+from auto_interleaved.serving.orders import Order, Over
 from auto_interleaved.serving.pictures import Delivery, Shelf
 from auto_interleaved.serving.worker import Worker
 from data.prompts import Prompt
@@ -39,6 +41,7 @@ class Served:
         shelf: pictures that are served by URL.
         inputs: reads what clients send.
         public_url: what URLs of pictures begin with; None: as the request came.
+        archive: what other replicas keep; None: there are no others.
         created: when, in seconds since 1970.
     """
 
@@ -50,6 +53,7 @@ class Served:
     shelf: Shelf
     inputs: Inputs
     public_url: str | None = None
+    archive: Archive | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     def require_model(self, name: str | None) -> None:
@@ -118,6 +122,26 @@ class Served:
             raise bad_request("n must be 1 where the seed is a state", "n")
         seeds = [(seed + place) % (MAX_SEED + 1) for place in range(count)]
         return [replace(order, options=replace(order.options, seed=each)) for each in seeds]
+
+    async def bring(self, name: str | None, owner: str) -> None:
+        """Let the worker have a response that another replica may have made.
+
+        Raises:
+            Refusal: if no replica keeps it.
+            OutOfReachError: if that cannot be told.
+        """
+        if self.archive is None or name is None:
+            return
+        try:
+            standing = await self.archive.find(name, owner)
+        except NotKeptError as error:
+            raise refusal_of(error) from error
+        self.worker.adopt(name, owner, standing)
+
+    async def share(self, name: str, owner: str, over: Over) -> None:
+        """Let other replicas have a response that is over, if it is kept."""
+        if self.archive is not None and over.end is not None:
+            await self.archive.keep(name, owner, over.end)
 
     async def begun(self, orders: list[Order]) -> Call:
         """Hand orders in, and return the call once all were checked.

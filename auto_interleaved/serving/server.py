@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 
 from auto_interleaved.serving.app import build
+from auto_interleaved.serving.keys import Keys
 from auto_interleaved.serving.limits import Limits
 from auto_interleaved.serving.sockets import bound, is_loopback
 from auto_interleaved.serving.worker import Worker
@@ -93,7 +94,7 @@ def make_server(  # noqa: PLR0913 - what a server is made of
     """Return a server of a model, its worker started; `run(sockets=[...])` runs it."""
     worker = Worker(inferencer, limits).start()
     app = build(
-        inferencer, worker, limits, name=name, keys=keys, hosts=hosts, public_url=public_url
+        inferencer, worker, limits, name=name, keys=Keys(keys), hosts=hosts, public_url=public_url
     )
     config = uvicorn.Config(
         app,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any, get_args
 
@@ -139,7 +140,7 @@ async def metrics(request: Request) -> Response:
 )
 async def picture(name: str, served: TheServed) -> Response:
     """Send a picture that was drawn; who has its URL may see it, for a while."""
-    found = served.shelf.find(f"/pictures/{name}")
+    found = await asyncio.to_thread(served.shelf.find, f"/pictures/{name}")
     if found is None:
         raise Refusal(404, "there is no such picture, or its time is over")
     file, kind = found

@@ -14,6 +14,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+from auto_interleaved.run.standing import Standing
 from auto_interleaved.serving.kept import NotKeptError
 from auto_interleaved.serving.limits import Limits
 from auto_interleaved.serving.orders import BusyError, Order, Over, State, StoppingError
@@ -105,6 +106,10 @@ class Worker:
                 tell(True)
 
         self._letters.put(forget)
+
+    def adopt(self, name: str, owner: str, standing: Standing) -> None:
+        """Keep a response that another worker made, for requests that are handed in from now on."""
+        self._letters.put(partial(self._runs.kept.adopt, name, owner, standing))
 
     def refuse_more(self) -> None:
         """Take no more requests from now on."""

@@ -200,7 +200,7 @@ def refuse(*arguments, **named):
 socket.socket.connect = socket.socket.connect_ex = refuse
 socket.create_connection = socket.getaddrinfo = refuse
 extras = ("fastapi", "uvicorn", "starlette", "prometheus_client", "python_multipart", "openai")
-extras += ("peft", "datasets", "gradio", "IPython", "playwright")
+extras += ("peft", "datasets", "gradio", "IPython", "playwright", "ray")
 published = ("flash_attn", "torchvision", "cv2", "bitsandbytes", "triton", "xformers")
 for name in (*published, *extras):
     sys.modules[name] = None

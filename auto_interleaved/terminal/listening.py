@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from auto_interleaved.serving.limits import Limits
 from auto_interleaved.serving.sockets import bound, is_loopback
@@ -18,10 +19,47 @@ from auto_interleaved.terminal.arguments import (
     whole_number,
 )
 from auto_interleaved.terminal.loading_arguments import Group
+from auto_interleaved.terminal.request import loading_of
 from modeling.checkpoint import BUNDLED_MODEL
 
 _KEY_VARIABLE = "AUTO_INTERLEAVED_API_KEY"
 _BUNDLED_NAME = "picturebook"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ListeningRequest:
+    """Something that listens, as it is asked for.
+
+    Attributes:
+        host, port: where it listens; port 0 is any that is free.
+        keys: of which one must be brought.
+        limits: of what is asked.
+        model: a directory or a hub id.
+        loading: keyword arguments for `AutoInterleavedInferencer.from_pretrained`.
+    """
+
+    host: str
+    port: int
+    keys: Sequence[str]
+    limits: Limits
+    model: str
+    loading: Mapping[str, Any]
+
+
+def common_of(given: argparse.Namespace) -> dict[str, Any]:
+    """Return the attributes of a `ListeningRequest`.
+
+    Raises:
+        ArgumentError: if something in them cannot be.
+    """
+    return {
+        "host": given.host,
+        "port": port_of(given),
+        "keys": keys_of(given),
+        "limits": limits_of(given),
+        "model": given.model,
+        "loading": loading_of(given),
+    }
 
 
 def add_listening(group: Group, *, port: int, brings: str) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from auto_interleaved.serving.limits import Limits
 from auto_interleaved.terminal.arguments import (
     PROGRAM,
     ArgumentError,
@@ -15,17 +14,15 @@ from auto_interleaved.terminal.arguments import (
     Parser,
 )
 from auto_interleaved.terminal.listening import (
+    ListeningRequest,
     add_limits,
     add_listening,
-    keys_of,
-    limits_of,
+    common_of,
     listening_at,
     name_of,
-    port_of,
     url_of,
 )
 from auto_interleaved.terminal.loading_arguments import add_loading
-from auto_interleaved.terminal.request import loading_of
 from auto_interleaved.terminal.screen import Screen
 
 _DESCRIPTION = "Shows a page to chat with a model on, in texts and pictures."
@@ -46,23 +43,8 @@ _LIMITS = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PageRequest:
-    """A page that is asked for.
-
-    Attributes:
-        host, port: where it listens; port 0 is any that is free.
-        keys: of which a visitor must have one.
-        limits: of messages; `max_context_memory` is that of each talk.
-        model: a directory or a hub id.
-        loading: keyword arguments for `AutoInterleavedInferencer.from_pretrained`.
-    """
-
-    host: str
-    port: int
-    keys: Sequence[str]
-    limits: Limits
-    model: str
-    loading: Mapping[str, Any]
+class PageRequest(ListeningRequest):
+    """A page that is asked for; a key is a visitor's password, `max_context_memory` each talk's."""
 
     @classmethod
     def read(cls, words: Sequence[str]) -> PageRequest:
@@ -72,15 +54,7 @@ class PageRequest:
             ArgumentError: if something in them cannot be.
             SystemExit: with status 0, after help was shown.
         """
-        given = _parser().parse_args(words)
-        return cls(
-            host=given.host,
-            port=port_of(given),
-            keys=keys_of(given),
-            limits=limits_of(given),
-            model=given.model,
-            loading=loading_of(given),
-        )
+        return cls(**common_of(_parser().parse_args(words)))
 
 
 def run_page(request: PageRequest, screen: Screen, load: Callable[[PageRequest], Any]) -> int:

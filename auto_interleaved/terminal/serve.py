@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from auto_interleaved.serving.limits import Limits
 from auto_interleaved.terminal.arguments import (
     PROGRAM,
     ArgumentError,
@@ -16,17 +15,15 @@ from auto_interleaved.terminal.arguments import (
     Parser,
 )
 from auto_interleaved.terminal.listening import (
+    ListeningRequest,
     add_limits,
     add_listening,
-    keys_of,
-    limits_of,
+    common_of,
     listening_at,
     name_of,
-    port_of,
     url_of,
 )
 from auto_interleaved.terminal.loading_arguments import add_loading
-from auto_interleaved.terminal.request import loading_of
 from auto_interleaved.terminal.screen import Screen
 from data.wording import shown
 
@@ -45,27 +42,16 @@ exit status:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ServeRequest:
+class ServeRequest(ListeningRequest):
     """A server that is asked for.
 
     Attributes:
-        host, port: where it listens; port 0 is any that is free.
-        keys: of which a request must bring one.
         name: of the model, as requests name it.
         public_url: what URLs of pictures begin with; None: as the request came.
-        limits: of requests.
-        model: a directory or a hub id.
-        loading: keyword arguments for `AutoInterleavedInferencer.from_pretrained`.
     """
 
-    host: str
-    port: int
-    keys: Sequence[str]
     name: str
     public_url: str | None
-    limits: Limits
-    model: str
-    loading: Mapping[str, Any]
 
     @classmethod
     def read(cls, words: Sequence[str]) -> ServeRequest:
@@ -77,14 +63,9 @@ class ServeRequest:
         """
         given = _parser().parse_args(words)
         return cls(
-            host=given.host,
-            port=port_of(given),
-            keys=keys_of(given),
             name=given.served_name or name_of(given.model),
             public_url=_url(given.public_url),
-            limits=limits_of(given),
-            model=given.model,
-            loading=loading_of(given),
+            **common_of(given),
         )
 
 

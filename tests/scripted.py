@@ -237,3 +237,18 @@ def counted(model: Bagel) -> Iterator[Counter[str]]:
 def frame(ids: Sequence[int]) -> list[int]:
     """Return a text block's ids."""
     return [BOS, *ids, EOS]
+
+
+class Failing(AutoInterleavedInferencer):
+    """Writes at random, and fails or is told to stop at the n-th picture."""
+
+    def __init__(self, at: int, error: BaseException) -> None:
+        super().__init__(*arguments_of(toy_writer()), protocol="every-block", image_shape=(8, 8))
+        self.set_progress_bar_config(disable=True)
+        self._left, self._error = at, error
+
+    def decode_images(self, *arguments: Any) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            raise self._error
+        return super().decode_images(*arguments)

@@ -19,7 +19,7 @@ from auto_interleaved.terminal.command_line import run as run_command_line
 from auto_interleaved_inference import AutoInterleavedInferencer
 from data.output import InterleavedOutput
 from tests.builders import picture
-from tests.scripted import toy_writer
+from tests.scripted import Failing, toy_writer
 
 SHORT = {"max_text_length": 3, "max_interleaved_blocks": 2, "num_timesteps": 2}
 FLAGS = [
@@ -497,31 +497,6 @@ def test_talks_go_beside_a_batch() -> None:
     assert {"seen_1.txt", "seen_2.txt", "2_1.txt", "3_1.txt"} <= laid_out("weave").keys()
 
 
-class Stopped(AutoInterleavedInferencer):
-    """Fails or is told to stop at the n-th picture."""
-
-    def __init__(self, at: int, error: BaseException) -> None:
-        sound = toy()
-        super().__init__(
-            sound.model,
-            sound.vae_model,
-            sound.tokenizer,
-            sound.vae_transform,
-            sound.vit_transform,
-            sound.new_token_ids,
-            protocol="every-block",
-            image_shape=(8, 8),
-        )
-        self.set_progress_bar_config(disable=True)
-        self._left, self._error = at, error
-
-    def decode_image(self, *arguments: Any) -> Any:
-        self._left -= 1
-        if self._left == 0:
-            raise self._error
-        return super().decode_image(*arguments)
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken")])
 @pytest.mark.parametrize("at", [1, 3, 4])
 def test_a_talk_that_was_cut_short_is_kept_and_done_again(at: int, error: BaseException) -> None:
@@ -530,7 +505,7 @@ def test_a_talk_that_was_cut_short_is_kept_and_done_again(at: int, error: BaseEx
     whole, results = laid_out("weave"), files("out")
     shutil.rmtree("out")
     shutil.rmtree("out_weave")
-    assert run("weave", model=lambda: Stopped(at, error)) == 1
+    assert run("weave", model=lambda: Failing(at, error)) == 1
     kept = InterleavedOutput.load("out/w1")
     assert len(kept.images) == at - 1
     assert kept.finish_reason == ("error" if isinstance(error, RuntimeError) else "interrupted")

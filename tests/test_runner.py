@@ -34,7 +34,7 @@ from auto_interleaved_inference import AutoInterleavedInferencer
 from data.output import InterleavedOutput
 from data.output.result_folders import ResultFolder, folder_name, id_of
 from tests.builders import picture
-from tests.scripted import toy_writer
+from tests.scripted import Failing, toy_writer
 
 ROOT = Path(__file__).parents[1]
 SHORT = ["--max-text-length", "3", "--max-interleaved-blocks", "2", "--num-timesteps", "2"]
@@ -112,31 +112,6 @@ def table(folder: str = "out") -> list[dict[str, Any]]:
 
 def statuses(folder: str = "out") -> dict[Any, str]:
     return {row["id"]: row["status"] for row in table(folder)}
-
-
-class Failing(AutoInterleavedInferencer):
-    """Fails at the n-th prompt that it is given, after what it made of it."""
-
-    def __init__(self, at: int, error: BaseException) -> None:
-        sound = toy()
-        super().__init__(
-            sound.model,
-            sound.vae_model,
-            sound.tokenizer,
-            sound.vae_transform,
-            sound.vit_transform,
-            sound.new_token_ids,
-            protocol="every-block",
-            image_shape=(8, 8),
-        )
-        self.set_progress_bar_config(disable=True)
-        self._left, self._error = at, error
-
-    def decode_images(self, *arguments: Any) -> Any:
-        self._left -= 1
-        if self._left == 0:
-            raise self._error
-        return super().decode_images(*arguments)
 
 
 # What there is afterwards.

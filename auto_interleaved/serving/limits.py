@@ -17,6 +17,7 @@ _CAPPED = {
     "num_timesteps": "max_steps",
     "num_candidates": "max_candidates",
 }
+_DEFAULTS = {entry.name: entry.default for entry in fields(GenerationOptions)}
 
 
 def _count(default: int, told: str) -> int:
@@ -76,12 +77,13 @@ class Limits:
 
     def completed(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return options of a request, with limits where their defaults are above those."""
-        defaults = {entry.name: entry.default for entry in fields(GenerationOptions)}
         capped = {
             name: getattr(self, limit)
-            for name, limit in _capped(thinks=bool(given.get("think"))).items()
-            if defaults[name] is not None and defaults[name] > getattr(self, limit)
+            for name, limit in _CAPPED.items()
+            if _DEFAULTS[name] is not None and _DEFAULTS[name] > getattr(self, limit)
         }
+        if not given.get("think"):
+            capped.pop("max_think_token_n", None)  # it would be told of that it has no effect
         return {**capped, **given}
 
     def check(self, options: GenerationOptions) -> None:
@@ -90,8 +92,10 @@ class Limits:
         Raises:
             ValueError: the message names the option and the limit.
         """
-        for name, limit in _capped(thinks=options.think).items():
+        for name, limit in _CAPPED.items():
             wanted, most = getattr(options, name), getattr(self, limit)
+            if name == "max_think_token_n" and not options.think and wanted == _DEFAULTS[name]:
+                continue
             if wanted is not None and wanted > most:
                 raise ValueError(f"{name} must be at most {most} on this server, got {wanted}")
         if isinstance(options.image_shape, tuple):
@@ -108,8 +112,3 @@ class Limits:
                 f"pictures must have at most {self.max_drawn_pixels} pixels on this server, "
                 f"got {width} x {height}"
             )
-
-
-def _capped(*, thinks: bool) -> dict[str, str]:
-    """Return the limit of each option that has one; that of plans only where one is written."""
-    return {name: limit for name, limit in _CAPPED.items() if thinks or name != "max_think_token_n"}

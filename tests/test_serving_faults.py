@@ -102,6 +102,7 @@ def test_a_client_that_goes_away_frees_its_place(served: Running, path: str, str
 
 
 def test_a_stream_is_kept_alive_while_nothing_is_told() -> None:
+    """Also where steps of a picture, of which no client hears, come more often than that."""
     with running(keep_alive_seconds=0.02) as server:
         body = chat(DRAW, num_timesteps=50, max_images=1, stream=True)
         told = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).text

@@ -26,6 +26,7 @@ from auto_interleaved.serving.orders import (
 )
 from auto_interleaved.serving.orders import Told as Heard
 from auto_interleaved.serving.worker import Worker
+from data.output.events import ImageStep
 
 logger = logging.getLogger("auto_interleaved")
 
@@ -75,13 +76,17 @@ class Call:
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Heard] | None]:
         """Yield what is told, with the place of its run; None where all is quiet for long."""
+        until = self._loop.time() + self._keep_alive
         while self._numbers:
             try:
-                async with asyncio.timeout(self._keep_alive):
+                async with asyncio.timeout_at(until):
                     place, told = self._early.popleft() if self._early else await self._heard.get()
             except TimeoutError:
+                until = self._loop.time() + self._keep_alive
                 yield None
                 continue
+            if not isinstance(told, ImageStep):  # of which no client hears
+                until = self._loop.time() + self._keep_alive
             if isinstance(told, Over):
                 del self._numbers[place]
             yield place, told

@@ -31,7 +31,6 @@ from auto_interleaved_inference import AutoInterleavedInferencer
 from benchmarks import flow, naive
 from benchmarks.contexts import after_text, filled, filled_naively, usable_lengths
 from benchmarks.models import build
-from benchmarks.roofline import kv_bytes
 from benchmarks.table import head, judge, parser, show
 from modeling.context import Context
 from modeling.flow import ImageOptions
@@ -188,7 +187,7 @@ def measure(
     use: Callable[[str, str], Usage],
 ) -> list[tuple[str, Usage, Usage, int]]:
     """Return each stage with what it takes our way, naively, and at least."""
-    size = kv_bytes(inferencer.model)
+    size = inferencer.bytes_per_token
     return [
         (stage, use(stage, "ours"), use(stage, "naive"), size * tokens)
         for stage, tokens in zip(STAGES, new_tokens(inferencer), strict=True)
@@ -217,7 +216,7 @@ def main() -> None:
     def use_again(stage: str, way: str) -> Usage:
         return middle([use(stage, way) for _ in range(arguments.repeats)])
 
-    prefix = length * kv_bytes(inferencer.model)
+    prefix = length * inferencer.bytes_per_token
     rows = measure(inferencer, use_again)
     show(
         head(f"Memory, {arguments.model}", arguments.device, arguments.dtype)

@@ -57,15 +57,7 @@ def token_bytes(model: Bagel, context_length: int) -> int:
     tensors = [p for name, p in decoder.layers.named_parameters() if "moe_gen" not in name]
     tensors += [*decoder.norm.parameters(), *model.language_model.lm_head.parameters()]
     weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return weights + context_length * kv_bytes(model)
-
-
-def kv_bytes(model: Bagel) -> int:
-    """Return the bytes of keys and values that a token of context has."""
-    config = model.language_model.config
-    head_dim = config.hidden_size // config.num_attention_heads
-    values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
-    return values * model.dtype.itemsize
+    return weights + context_length * model.bytes_per_token
 
 
 def block_flops(model: Bagel, *, num_text: int, num_latent: int, context_length: int) -> int:

@@ -211,7 +211,7 @@ def test_memory_counts_no_copy_for_forks_and_guidance() -> None:
     length = 100
     use = partial(memory.usage, toy(), length=length)
     rows = memory.measure(toy(), use)
-    prefix = length * roofline.kv_bytes(toy().model)
+    prefix = length * toy().model.bytes_per_token
     assert [stage for stage, *_ in rows] == list(memory.STAGES)
     copies = {stage: (ours.held / prefix, slow.held / prefix) for stage, ours, slow, _ in rows}
     assert copies[f"{memory.FORKS} forks"] == (0, memory.FORKS)

@@ -96,12 +96,16 @@ class Bagel(nn.Module):
         return self.language_model.model.embed_tokens.weight.dtype
 
     @property
-    def bytes_per_token(self) -> int:
-        """Bytes of keys and values that a token takes in a context; 57,344 for the 7B."""
+    def values_per_token(self) -> int:
+        """Numbers in keys and values that a token takes in a context, over all layers."""
         config = self.language_model.config
         head_dim = config.hidden_size // config.num_attention_heads
-        values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
-        return values * self.dtype.itemsize
+        return 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values that a token takes in a context; 57,344 for the 7B."""
+        return self.values_per_token * self.dtype.itemsize
 
     def forward(self, batch: PackedBatch, noise: Tensor | None = None) -> Losses:
         """Compute the training losses of packed sequences; see `training_losses`."""

@@ -228,10 +228,7 @@ class Planner:
         return _OTHERS * (latent + SLACK) * self._token(form)
 
     def _token(self, form: Format) -> int:
-        config = self._described.model.language_model.config
-        head_dim = config.hidden_size // config.num_attention_heads
-        values = config.num_key_value_heads * head_dim * config.num_hidden_layers
-        return 2 * values * form.dtype.itemsize
+        return self._described.model.values_per_token * form.dtype.itemsize
 
 
 def margin(device: str, dtype: torch.dtype) -> float:

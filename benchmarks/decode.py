@@ -4,14 +4,16 @@ python -m benchmarks.decode --model mid
 python -m benchmarks.decode --model bundled
 python -m benchmarks.decode --model 7b --device cuda --dtype bfloat16
 
-Beside ours stand the naive cache with the same kernels, and with those that PyTorch picks by itself
-for the same layers (plain); the time of the attention alone (the calls that our decoder makes for
-one token, overheard and made again); and the roofline: the bytes that a token needs over the
-bandwidth of the device, measured in this run. Everything takes turns in one loop.
+Beside ours stand one token as compiled code (on a CPU, as after `compile_layers`); the naive cache
+with the same kernels, and with those that PyTorch picks by itself for the same layers (plain); the
+time of the attention alone (the calls that our decoder makes for one token, overheard and made
+again); and the roofline: the bytes that a token needs over the bandwidth of the device. Everything,
+the bandwidth too, takes turns in one loop.
 """
 
 from __future__ import annotations
 
+import shutil
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,24 +23,23 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from benchmarks import naive
 from benchmarks.contexts import LENGTHS, filled, filled_naively, longest_by_default, usable_lengths
 from benchmarks.models import build
-from benchmarks.roofline import bandwidth, token_bytes
+from benchmarks.roofline import token_bytes, ways_to_move
 from benchmarks.table import alternating_seconds, head, judge, parser, show
 from modeling.attention import Projected, Sequences
 from modeling.bagel import Bagel
 from modeling.bagel.qwen2_navit import Pair, Qwen2Model
 from modeling.context import Context
-from modeling.decode_graph import feed_token
+from modeling.decode_graph import GraphFeed, compiled_step, feed_token, tried
 from modeling.decoding import decode, greedy
-from modeling.linear import Linear
 
 FIRST_ID = 1
 GROWTH_LENGTH = 8192  # where the criteria are set
+MOVES = 4  # of a bandwidth's buffers in a turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class Cost:
 
     length: int
     ours: float
+    compiled: float | None
     attention: float
     naive: float
     plain: float
@@ -63,6 +65,13 @@ def write(model: Bagel, context: Context, count: int) -> list[int]:
     return [token for token, _ in decode(model, context, FIRST_ID, greedy, at_most=count)]
 
 
+def write_compiled(model: Bagel, context: Context, count: int) -> list[int]:
+    """Write so many greedy tokens by steps that are compiled as a whole."""
+    feed = GraphFeed(model, tried, patience=0, step=compiled_step())
+    steps = decode(model, context, FIRST_ID, greedy, at_most=count, feed=feed)
+    return [token for token, _ in steps]
+
+
 def write_naively(model: Bagel, context: naive.NaiveContext, count: int) -> list[int]:
     """Write the same with the naive cache."""
     return list(islice(naive.tokens(model, context.alias(), FIRST_ID), count))
@@ -70,19 +79,8 @@ def write_naively(model: Bagel, context: naive.NaiveContext, count: int) -> list
 
 def write_plainly(model: Bagel, context: naive.NaiveContext, count: int) -> list[int]:
     """Write the same with the naive cache and PyTorch's own choice of kernels."""
-    with (
-        mock.patch.object(naive, "attend", _attend_plainly),
-        mock.patch.object(Linear, "forward", nn.Linear.forward),
-    ):
+    with naive.plainly():
         return write_naively(model, context, count)
-
-
-def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
-    """Attend with one query, which sees every key."""
-    assert len(query) == 1
-    assert causal
-    q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)[0].transpose(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +149,7 @@ def repeated(run: Callable[[], object], count: int) -> None:
 def measure(model: Bagel, *, tokens: int, repeats: int, lengths: list[int]) -> list[Cost]:
     """Measure every length, all of them in turn."""
     runs: list[Callable[[], object]] = []
+    compiles = model.device.type == "cpu" and shutil.which("g++") is not None
     for length in lengths:
         context = filled(model, length)
         copied = filled_naively(model, length)
@@ -158,26 +157,34 @@ def measure(model: Bagel, *, tokens: int, repeats: int, lengths: list[int]) -> l
             ids = write(model, context, tokens)
             for way in (write_naively, write_plainly):
                 assert way(model, copied, tokens) == ids, "all ways write the same tokens"
+            if compiles:
+                assert write_compiled(model, context, tokens) == ids, "compiled code, too"
         attention = partial(attend_again, attention_calls(model, context, tokens))
         runs += [
             partial(write, model, context, tokens),
             partial(repeated, without_launches(attention, model.device), tokens),
             partial(write_naively, model, copied, tokens),
             partial(write_plainly, model, copied, tokens),
+            partial(write_compiled if compiles else write, model, context, tokens),
         ]
-    seconds = [total / tokens for total in alternating_seconds(runs, repeats=repeats)]
-    rate = bandwidth(model.device, model.dtype)
+    moving = ways_to_move(model.device, model.dtype)
+    moves = [partial(repeated, run, MOVES) for _, run in moving]
+    seconds = alternating_seconds([*runs, *moves], repeats=repeats)
+    times = zip(moving, seconds[len(runs) :], strict=True)
+    rate = max(MOVES * moved / passed for (moved, _), passed in times)
+    each = [total / tokens for total in seconds[: len(runs)]]
     return [
         Cost(
             length=length,
             ours=ours,
+            compiled=compiled if compiles else None,
             attention=attention,
             naive=slow,
             plain=plain,
             roof=token_bytes(model, length) / rate,
         )
-        for length, ours, attention, slow, plain in zip(
-            lengths, *(seconds[way::4] for way in range(4)), strict=True
+        for length, ours, attention, slow, plain, compiled in zip(
+            lengths, *(each[way::5] for way in range(5)), strict=True
         )
     ]
 
@@ -187,7 +194,13 @@ def verdicts(costs: list[Cost]) -> list[str]:
     first, far = costs[0], [cost for cost in costs if cost.length <= GROWTH_LENGTH][-1]
     growth = f"beyond attention, context {far.length} over context {first.length}"
     times = f"naive over ours, context {far.length}"
+    compiled = [
+        judge(f"roof %, compiled, context {c.length}", 100 * c.roof / c.compiled, least=60)
+        for c in costs
+        if c.compiled
+    ]
     return [
+        *compiled,
         judge(growth, far.beyond / first.beyond, most=1.15),
         judge(f"{times}, the same kernels", far.naive / far.ours, least=4),
         judge(f"{times}, plain", far.plain / far.ours, least=4),
@@ -223,8 +236,11 @@ def main() -> None:
             "naive / ours",
             "plain",
             "plain / ours",
+            "compiled",
+            "plain / compiled",
             "roofline",
             "roof %",
+            "compiled, roof %",
         ),
         [
             (
@@ -236,8 +252,10 @@ def main() -> None:
                 cost.naive / cost.ours,
                 cost.plain * 1e3,
                 cost.plain / cost.ours,
+                *((cost.compiled * 1e3, cost.plain / cost.compiled) if cost.compiled else ("", "")),
                 cost.roof * 1e3,
                 100 * cost.roof / cost.ours,
+                100 * cost.roof / cost.compiled if cost.compiled else "",
             )
             for cost in costs
         ],

@@ -4,23 +4,29 @@ This keeps its cache the way the published inference code does: every layer, at 
 every denoising step, allocates room for the whole context and scatters what is new and what is
 cached into it by index; forks and guidance contexts are deep copies; every branch is computed at
 every guided step. It runs the same layers with the same weights and the same attention, so that it
-is slower by its ways alone.
+is slower by its ways alone. Under `plainly` it also has the kernels that PyTorch picks by itself.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
 
-from modeling.attention import Projected, attend
+from modeling import attention
+from modeling.attention import Projected
 from modeling.bagel import Bagel
 from modeling.bagel.blocks import Block
 from modeling.context import Context
 from modeling.flow import ImageOptions, guide, schedule
+from modeling.linear import Linear
 
 
 @dataclass
@@ -81,7 +87,7 @@ class _CopyingRow:
         values = self._merged(self.context.values.get(layer), value)
         if self.keep:
             self.context.keys[layer], self.context.values[layer] = keys, values
-        attended = attend(query, keys, values, causal=self.causal).flatten(1)
+        attended = attention.attend(query, keys, values, causal=self.causal).flatten(1)
         if latent is None:
             return attended, None
         return attended[: self.num_text], attended[self.num_text :]
@@ -165,3 +171,20 @@ def _guided(velocities: Sequence[Tensor], options: ImageOptions) -> Tensor:
         return full
     without_text, *rest = others
     return guide(full, without_text, rest[0] if rest else None, options)
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Compute with PyTorch's own choice of kernels: its products, and a key read once a head."""
+    with (
+        mock.patch.object(attention, "attend", _attend_plainly),
+        mock.patch.object(Linear, "forward", nn.Linear.forward),
+    ):
+        yield
+
+
+def _attend_plainly(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> Tensor:
+    q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
+    bias = causal_lower_right(len(query), len(key)) if causal and len(query) > 1 else None
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=True)
+    return attended[0].transpose(0, 1)

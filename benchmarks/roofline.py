@@ -16,8 +16,19 @@ from modeling.linear import Linear
 REPEATS = 7
 
 
+Moving = tuple[int, Callable[[], Tensor]]  # bytes, and what moves so many
+
+
 def bandwidth(device: torch.device | str, dtype: torch.dtype, *, megabytes: int = 256) -> float:
-    """Measure bytes a second: the best of a copy, a triad, a sum and a product with a vector.
+    """Measure bytes a second: the best of all `ways_to_move`."""
+    ways = ways_to_move(device, dtype, megabytes=megabytes)
+    return max(moved / _typical_seconds(run) for moved, run in ways)
+
+
+def ways_to_move(
+    device: torch.device | str, dtype: torch.dtype, *, megabytes: int = 256
+) -> list[Moving]:
+    """Return a copy, a triad, a sum and a product with a vector.
 
     The last two only read, as decoding does. Buffers are far larger than any cache.
     """
@@ -25,13 +36,12 @@ def bandwidth(device: torch.device | str, dtype: torch.dtype, *, megabytes: int 
     matrix, other, target = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(3))
     vector = torch.ones(side, device=device, dtype=dtype)
     size = matrix.numel() * dtype.itemsize
-    ways: list[tuple[int, Callable[[], Tensor]]] = [
+    return [
         (2 * size, lambda: target.copy_(matrix)),
         (3 * size, lambda: torch.add(matrix, other, alpha=3, out=target)),
         (size, matrix.sum),
         (size, lambda: matrix @ vector),
     ]
-    return max(moved / _typical_seconds(run) for moved, run in ways)
 
 
 def matmul_rate(

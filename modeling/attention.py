@@ -83,6 +83,10 @@ class Sequences(Protocol):
         ...
 
 
+class Fixed:
+    """Base of sequences that do the same at every call, so that a compiler may look into them."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CachedRow:
     """One row of a cached forward: where its keys go, how many tokens of each expert it has."""

@@ -18,16 +18,21 @@ _PLAIN = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def can_repeat(model: nn.Module) -> bool:
-    """Say whether what a model does may be recorded.
+    """Say whether what a model does may be recorded."""
+    return is_plain(model, "cuda")
 
-    Its weights must lie as they are on one CUDA device, and nothing may hang on its modules, as
-    offloading, quantisation and observers do: a repetition would pass them over.
+
+def is_plain(model: nn.Module, kind: str) -> bool:
+    """Say whether a model does what its classes say and no more, on one device of a kind.
+
+    Its weights must lie there as they are, and nothing may hang on its modules, as offloading,
+    quantisation and observers do: a repetition would pass them over.
     """
     parameters = list(model.parameters())
     devices = {parameter.device for parameter in parameters}
     return (
         len(devices) == 1
-        and devices.pop().type == "cuda"
+        and devices.pop().type == kind
         and all(type(p) is nn.Parameter and p.dtype in _PLAIN for p in parameters)
         and not any(is_hooked(module) for module in model.modules())
     )
@@ -71,7 +76,12 @@ def _recording_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+def tell_once(what: str, error: Exception) -> None:
+    """Log that something goes on without what was to make it faster, once for each reason."""
+    first_line, *_ = str(error).splitlines() or [""]
+    _tell(what, f"{type(error).__name__}: {first_line}")
+
+
 @cache
-def tell_once(what: str, reason: str) -> None:
-    """Log that something goes on without recordings, once for each reason."""
-    logger.warning("%s without CUDA graphs, which is slower: %s", what, reason)
+def _tell(what: str, reason: str) -> None:
+    logger.warning("%s the slow way: %s", what, reason)

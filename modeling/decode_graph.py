@@ -1,9 +1,10 @@
-"""One token's way through the decoder as fixed work, which a CUDA device repeats by itself.
+"""One token's way through the decoder as fixed work: repeated by a CUDA device, or compiled.
 
 The step of `feed_token` is new work for every token: Python starts each kernel, and the slots that
 attention reads grow by one. Here id, position and slot lie on the device, keys and values enter a
 store's buffers by index, and attention reads a bucket of slots of which only the device knows how
-many count. Such a step is recorded once and repeated for all tokens that lie in the bucket.
+many count. Such a step is recorded once and repeated for all tokens that lie in the bucket. On a
+CPU, where there is nothing to record, torch.compile makes one piece of code of it.
 
 The choice of the next token stays outside. The host runs ahead of the device, so that its few
 kernels cost no time, and every generator keeps its own account of what was drawn.
@@ -15,14 +16,14 @@ import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from modeling.attention import Projected, attend
-from modeling.cuda_graph import Work, captured, tell_once
+from modeling.attention import Fixed, Projected, attend
+from modeling.cuda_graph import Work, can_repeat, captured, is_plain, tell_once
 from modeling.inference import inference
 from modeling.kv_store import Tail
 
@@ -31,12 +32,23 @@ if TYPE_CHECKING:
 
 Feed = Callable[[Tail, Tensor], Tensor]
 Buffers = Sequence[tuple[Tensor, Tensor]]  # keys and values of every layer
+Step = Callable[["Bagel", "_Inputs", Buffers], Tensor]
+Backend = str | Callable[..., Any]  # of torch.compile
 
 BUCKET = 512  # slots; a recorded step reads a multiple of them
 # Tokens before the first recording, which costs as much as it saves over so many: 60 to 120 ms
 # against 12 a token (7B in bfloat16 on an H200).
 PATIENCE = 8
 _HALVES = (torch.bfloat16, torch.float16)
+
+
+def fastest_feed(model: Bagel) -> Feed:
+    """Return the fastest way for ids to enter a model, as far as the model permits."""
+    if can_repeat(model.language_model):
+        return GraphFeed(model)
+    if model.language_model.compiled and is_plain(model.language_model, "cpu"):
+        return GraphFeed(model, tried, patience=0, step=compiled_step())
+    return partial(feed_token, model)
 
 
 @inference
@@ -57,6 +69,7 @@ class GraphFeed:
         model: the model.
         record: turns work into its repetition; the default needs CUDA.
         patience: how many tokens to feed before the first recording.
+        step: what is recorded.
     """
 
     def __init__(
@@ -64,8 +77,10 @@ class GraphFeed:
         model: Bagel,
         record: Callable[[Work, torch.device], Work] | None = None,
         patience: int = PATIENCE,
+        step: Step | None = None,
     ) -> None:
         self._model = model
+        self._step = inference(_step if step is None else step)
         self._record = captured if record is None else record
         self._patience: float = patience
         self._inputs = _Inputs.on(model.device)
@@ -96,7 +111,7 @@ class GraphFeed:
             try:
                 self._repeats[bucket] = self._recorded(slot, bucket, buffers)
             except Exception as error:
-                tell_once("text is written", f"{type(error).__name__}: {error}")
+                tell_once("text is written", error)
                 self._patience = math.inf
         return self._repeats.get(bucket)
 
@@ -107,7 +122,7 @@ class GraphFeed:
                 # Nobody living holds these slots. They count for nothing, but nothing times what
                 # is no number, as memory may hold at first, is no number either.
                 buffer[slot:] = 0
-        work = partial(_step, self._model, self._inputs, views)
+        work = partial(self._step, self._model, self._inputs, views)
         return self._record(work, self._inputs.slot.device)
 
     def _forget_all_but(self, buffers: Buffers) -> None:
@@ -137,7 +152,6 @@ class _Inputs:
         self.slot.fill_(tail.start)
 
 
-@inference
 def _step(model: Bagel, inputs: _Inputs, buffers: Buffers) -> Tensor:
     """Feed the token of the inputs; every number that changes is read on the device."""
     decoder = model.language_model.model
@@ -147,8 +161,35 @@ def _step(model: Bagel, inputs: _Inputs, buffers: Buffers) -> Tensor:
     return model.logits(hidden)[0]
 
 
+def tried(work: Work, device: torch.device) -> Work:
+    """Return work as it is, done once: it may have to be compiled, and nothing to be recorded."""
+    del device
+    work()
+    return work
+
+
+@cache
+def compiled_step(backend: Backend = "inductor") -> Step:
+    """Return the step as one piece of code, for any number of slots.
+
+    Args:
+        backend: of torch.compile.
+    """
+    # A wrapper in C++ around its loops: one in Python costs a quarter of a small model's token.
+    options: dict[str, Any] | None = {"cpp_wrapper": True} if backend == "inductor" else None
+    compiled = torch.compile(_step, fullgraph=True, backend=backend, options=options)
+
+    def step(model: Bagel, inputs: _Inputs, buffers: Buffers) -> Tensor:
+        for pair in buffers:
+            for buffer in pair:
+                torch._dynamo.maybe_mark_dynamic(buffer, 0)
+        return compiled(model, inputs, buffers)
+
+    return step
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Slots:
+class Slots(Fixed):
     """One token over a bucket of slots, of which it sees all up to its own.
 
     Attributes:

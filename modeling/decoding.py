@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,8 +11,7 @@ from torch import Tensor
 
 from modeling.choice import Choice, Processor, choice, greedy, no_id
 from modeling.context import Context
-from modeling.cuda_graph import can_repeat
-from modeling.decode_graph import Feed, GraphFeed, feed_token
+from modeling.decode_graph import Feed, fastest_feed
 from modeling.device import execution_device
 from modeling.kv_store import Tail
 
@@ -59,8 +57,7 @@ def decode(  # noqa: PLR0913 - what to write after what, and how fast
         NotANumberError: if no id has a probability, because a logit is no number.
     """
     pen = _Pen(
-        feed=feed
-        or (GraphFeed(model) if can_repeat(model.language_model) else partial(feed_token, model)),
+        feed=feed or fastest_feed(model),
         choose=choose,
         source=choose.source(execution_device(model.language_model.lm_head)),
     )

@@ -12,6 +12,27 @@ _LARGE_WEIGHT, _LARGE_PRODUCT = 2**18, 2**22
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+@torch.library.custom_op(
+    "auto_interleaved::linear",
+    mutates_args=(),
+    schema="(Tensor rows, Tensor weight, Tensor? bias) -> Tensor",
+)
+def _by_onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiply; a name that compiled code can call, as it knows oneDNN with packed weights only."""
+    return _product(rows, weight, bias)
+
+
+@_by_onednn.register_fake
+def _(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    del bias
+    return rows.new_empty(*rows.shape[:-1], weight.shape[0])
+
+
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+    return product
+
+
 class Linear(nn.Linear):
     """`torch.nn.Linear`, on a CPU in float32 without gradients faster, and equal to rounding.
 
@@ -20,16 +41,29 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name for it
         """Map (..., in_features) to (..., out_features)."""
-        if self._is_large(input) and _suits_onednn(input, self.weight):
-            product: Tensor = torch.ops.mkldnn._linear_pointwise(
-                input, self.weight, self.bias, "none", [], ""
-            )
-            return product
+        compiled = torch.compiler.is_compiling()
+        if compiled and input.device.type == "cpu" and input.shape[:-1].numel() == 1:
+            return self._of_one_row(input)
+        if self._is_large(input, compiled) and _suits_onednn(input, self.weight):
+            return (_by_onednn if compiled else _product)(input, self.weight, self.bias)
         return super().forward(input)
 
-    def _is_large(self, rows: Tensor) -> bool:
+    def _of_one_row(self, row: Tensor) -> Tensor:
+        """Multiply one row in a loop that a compiler makes.
+
+        It reads weights as fast as memory gives them; oneDNN and MKL reach a half of that.
+        """
+        product = (self.weight.float() * row.float()).sum(-1)
+        if self.bias is not None:
+            product = product + self.bias.float()
+        return product.to(row.dtype).reshape(*row.shape[:-1], self.out_features)
+
+    def _is_large(self, rows: Tensor, compiled: bool) -> bool:
         width = self.out_features
-        return self.in_features * width >= _LARGE_WEIGHT or rows.numel() * width >= _LARGE_PRODUCT
+        if self.in_features * width >= _LARGE_WEIGHT:
+            return True
+        # Compiled code is for any number of rows.
+        return not compiled and rows.numel() * width >= _LARGE_PRODUCT
 
 
 def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:
@@ -38,5 +72,5 @@ def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:
     if not (_AVAILABLE and plain and rows.device.type == weight.device.type == "cpu"):
         return False
     differentiated = torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad)
-    elsewhere = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
-    return bool(torch.backends.mkldnn.enabled) and not (differentiated or elsewhere)
+    elsewhere = differentiated or torch.is_autocast_enabled("cpu")
+    return bool(torch.backends.mkldnn.enabled) and not elsewhere

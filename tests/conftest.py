@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -89,3 +90,14 @@ def served() -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def _global_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def compiler() -> Iterator[None]:
+    """Let torch.compile make code, as if nothing had been compiled before."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs a C++ compiler")
+    torch._dynamo.reset()
+    # Processes of its own that compile are slow to start on a busy machine.
+    with torch._inductor.config.patch(compile_threads=1):
+        yield

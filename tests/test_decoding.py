@@ -12,13 +12,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LogitsProcessorList
 
 from modeling.bagel import Bagel
 from modeling.context import Context
 from modeling.cuda_graph import Work, can_repeat, is_hooked
-from modeling.decode_graph import Feed, GraphFeed, feed_token
+from modeling.decode_graph import (
+    Feed,
+    GraphFeed,
+    compiled_step,
+    fastest_feed,
+    feed_token,
+    tried,
+)
 from modeling.decoding import Choice, choice, decode, greedy
 from tests.builders import BOS, read_ids, toy_bagel
 from tests.scripted import Seen, counted, generate, pixels, toy_parts, toy_writer
@@ -401,17 +409,19 @@ def test_a_fixed_step_writes_what_new_ones_write(
     assert close(recorded, written(model, kind, 90))
 
 
-def test_a_fixed_step_gives_the_logits_that_new_ones_give(model: Bagel) -> None:
-    def logits(feed: Feed) -> Tensor:
-        context, rows = prompt(model), []
-        for token in (BOS, *range(70)):
-            with context.room(1) as tail:
-                rows.append(feed(tail, torch.tensor([token])).clone())
-                context = context.after(tail, model.text_block([token]))
-        return torch.stack(rows)
+def logits_of(model: Bagel, feed: Feed) -> Tensor:
+    """Return the (tokens, vocabulary) logits, in float32, that a way to feed gives for a text."""
+    context, rows = prompt(model), []
+    for token in (BOS, *range(70)):
+        with context.room(1) as tail:
+            rows.append(feed(tail, torch.tensor([token], device=model.device)).float().clone())
+            context = context.after(tail, model.text_block([token]))
+    return torch.stack(rows)
 
-    expected = logits(partial(feed_token, model))
-    torch.testing.assert_close(logits(fixed(model)), expected, atol=2e-5, rtol=1e-5)
+
+def test_a_fixed_step_gives_the_logits_that_new_ones_give(model: Bagel) -> None:
+    expected = logits_of(model, partial(feed_token, model))
+    torch.testing.assert_close(logits_of(model, fixed(model)), expected, atol=2e-5, rtol=1e-5)
 
 
 def test_a_step_is_recorded_once_a_bucket(model: Bagel) -> None:
@@ -483,14 +493,14 @@ def test_where_no_step_can_be_recorded_writing_goes_on_without(
 
     def refuse(work: Work, device: torch.device) -> Work:
         tries.append(1)
-        raise RuntimeError("this device cannot")
+        raise RuntimeError("this device cannot\nand here is its whole log")
 
     for _ in range(2):
         text = written(model, HOT, 40, run_length=8, feed=fixed(model, refuse))
         assert text.equals(written(model, HOT, 40))
     assert len(tries) == 2  # once a text
     assert [record.message for record in caplog.records] == [
-        "text is written without CUDA graphs, which is slower: RuntimeError: this device cannot"
+        "text is written the slow way: RuntimeError: this device cannot"
     ]
 
 
@@ -507,6 +517,78 @@ def test_a_module_that_somebody_watches_or_changed_is_not_recorded() -> None:
         hook.remove()
     module.forward = module.forward  # type: ignore[method-assign]  # as accelerate does
     assert is_hooked(module)
+
+
+# Compiled, on a CPU.
+
+
+@pytest.fixture
+def compiled_model(monkeypatch: pytest.MonkeyPatch) -> Bagel:
+    """A model that asks for compiled steps, traced as for a compiler and then run as they are."""
+    torch._dynamo.reset()
+    step = compiled_step("eager")
+    monkeypatch.setattr("modeling.decode_graph.compiled_step", lambda: step)
+    model = toy_bagel()
+    model.language_model.compiled = True
+    return model
+
+
+@kinds
+def test_a_compiled_step_writes_what_new_ones_write(
+    compiled_model: Bagel, kind: dict[str, Any]
+) -> None:
+    expected = written(compiled_model, kind, 90, feed=partial(feed_token, compiled_model))
+    assert close(written(compiled_model, kind, 90), expected)
+
+
+def test_a_step_is_compiled_once_for_all_lengths(compiled_model: Bagel) -> None:
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    for length in (1, 40, 300):
+        feed = GraphFeed(compiled_model, tried, patience=0, step=compiled_step(counter))
+        list(
+            decode(
+                compiled_model, prompt(compiled_model, length), BOS, greedy, at_most=70, feed=feed
+            )
+        )
+        assert feed._repeats
+    assert counter.frame_count == 1
+
+
+def test_compiled_steps_are_asked_for(model: Bagel, compiled_model: Bagel) -> None:
+    assert not isinstance(fastest_feed(model), GraphFeed)
+    assert isinstance(fastest_feed(compiled_model), GraphFeed)
+    hook = compiled_model.language_model.model.layers[0].register_forward_hook(lambda *_: None)
+    assert not isinstance(fastest_feed(compiled_model), GraphFeed), "it would pass a hook over"
+    hook.remove()
+
+
+def test_without_a_compiler_writing_goes_on_and_says_so(
+    compiled_model: Bagel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing(*_: object) -> Tensor:
+        raise RuntimeError("no working C++ compiler")
+
+    expected = written(compiled_model, HOT, 40)
+    monkeypatch.setattr("modeling.decode_graph.compiled_step", lambda: missing)
+    assert close(written(compiled_model, HOT, 40), expected)
+    told = [r.message for r in caplog.records if r.name == "auto_interleaved"]
+    assert told == ["text is written the slow way: RuntimeError: no working C++ compiler"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_compiler_makes_gives_about_the_logits_of_new_steps(dtype: torch.dtype) -> None:
+    model = toy_bagel().to(dtype)
+    model.language_model.compiled = True
+    feed = fastest_feed(model)
+    assert isinstance(feed, GraphFeed)
+    compiled, expected = (logits_of(model, way) for way in (feed, partial(feed_token, model)))
+    assert feed._repeats, "nothing was compiled"
+    # In bfloat16 a product of one row is rounded once, not after every step of its sum.
+    tolerance = 2e-5 if dtype == torch.float32 else 0.1 * float(expected.std())
+    torch.testing.assert_close(compiled, expected, atol=tolerance, rtol=1e-5)
 
 
 # On CUDA.
@@ -534,16 +616,9 @@ class TestOnCuda:
     ) -> None:
         """Eight bits of mantissa, two kernels: a few per cent of the logits' own spread."""
         model = toy_bagel().to("cuda", torch.bfloat16)
-        logits: list[list[Tensor]] = [[], []]
         graphs = GraphFeed(model, patience=0)
-        for feed, rows in zip((graphs, partial(feed_token, model)), logits, strict=True):
-            context = prompt(model)
-            for token in range(70):
-                with context.room(1) as tail:
-                    rows.append(feed(tail, torch.tensor([token], device="cuda")).float())
-                    context = context.after(tail, model.text_block([token]))
+        recorded, eager = (logits_of(model, way) for way in (graphs, partial(feed_token, model)))
         assert graphs._repeats, "nothing was recorded"
-        recorded, eager = (torch.stack(rows) for rows in logits)
         assert (recorded - eager).abs().max() < 0.1 * eager.std()
 
     def test_the_host_waits_once_a_run(

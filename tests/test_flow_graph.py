@@ -142,14 +142,14 @@ def test_what_cannot_be_recorded_runs_as_before_and_is_told_once(
     def fail(work: Work, device: torch.device) -> Work:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    cuda_graph.tell_once.cache_clear()
+    cuda_graph._tell.cache_clear()
     monkeypatch.setattr(flow_graph, "can_repeat", lambda model: True)
     monkeypatch.setattr(flow_graph, "captured", fail)
     for _ in range(2):
         static = steady(nn.Identity(), evaluate, NOISE, 40)
         assert torch.equal(static(NOISE, 0.5), NOISE.sin() * 0.5)
     [message] = [record.getMessage() for record in caplog.records]
-    assert message.startswith("images are drawn without CUDA graphs, which is slower: RuntimeError")
+    assert message.startswith("images are drawn the slow way: RuntimeError")
     assert "operation not permitted" in message
 
 

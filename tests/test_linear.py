@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -53,6 +54,31 @@ def test_a_large_layer_goes_to_onednn_and_gives_the_same_numbers(
     result, by_onednn = computed(layer, rows)
     assert by_onednn
     torch.testing.assert_close(result, F.linear(rows, layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [SMALL, WIDE])
+@pytest.mark.parametrize("size", [(1,), (1, 1), (7,)])
+def test_a_compiler_finds_the_same_numbers(
+    size: tuple[int, ...], shape: tuple[int, int], bias: bool, dtype: torch.dtype
+) -> None:
+    torch._dynamo.reset()
+    layer, rows = layer_of(shape, bias=bias, dtype=dtype), torch.randn(*size, shape[0], dtype=dtype)
+    traced = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(traced(rows), F.linear(rows, layer.weight, layer.bias))
+
+
+def test_compiled_code_goes_to_onednn_as_well() -> None:
+    operations: list[str] = []
+
+    def note(module: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        operations.extend(str(node.target) for node in module.graph.nodes)
+        return module.forward
+
+    torch._dynamo.reset()
+    torch.compile(layer_of(WIDE), backend=note, fullgraph=True)(torch.randn(7, WIDE[0]))
+    assert [name for name in operations if "linear" in name] == ["auto_interleaved.linear.default"]
 
 
 def test_rows_need_not_lie_in_order() -> None:

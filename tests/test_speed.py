@@ -1,6 +1,5 @@
 """What is asked for to be faster: the same tensors and nearly the same numbers, or a clear no."""
 
-import shutil
 import sys
 from types import ModuleType
 from typing import Any
@@ -33,7 +32,9 @@ def test_compiling_keeps_names_classes_and_hooks() -> None:
     layers = model.language_model.model.layers
     names, kinds = list(model.state_dict()), [type(layer) for layer in layers]
     layers[1].register_forward_hook(lambda *_: heard.append(1))
+    assert not model.language_model.compiled
     compile_layers(model, backend="eager", disable=True)
+    assert model.language_model.compiled, "texts would be written step by step"
     assert list(model.state_dict()) == names
     assert [type(layer) for layer in layers] == kinds
     read_ids(model, model.new_context(), [BOS, 10])
@@ -63,11 +64,8 @@ def test_layers_share_their_code_and_compute_the_same() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_compiled_layers_compute_nearly_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Processes of its own that compile are slow to start on a busy machine.
-    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
-    torch._dynamo.reset()
+@pytest.mark.usefixtures("compiler")
+def test_compiled_layers_compute_nearly_the_same() -> None:
     model = toy_bagel(num_hidden_layers=1)
     expected = answer(model)
     compile_layers(model)

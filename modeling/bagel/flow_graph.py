@@ -36,7 +36,7 @@ def steady(model: nn.Module, evaluate: Evaluation, noise: Tensor, num_calls: int
         try:
             static.record(captured)
         except RuntimeError as error:
-            tell_once("images are drawn", f"{type(error).__name__}: {error}")
+            tell_once("images are drawn", error)
     return static
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.wording import shown
-from modeling.attention import Projected, Sequences
+from modeling.attention import Fixed, Projected, Sequences
 from modeling.bagel.config import Qwen2Config, rope_theta
 from modeling.linear import Linear
 from modeling.published import forward
@@ -129,13 +129,15 @@ class Qwen2MoTAttention(nn.Module):
         latent_qkv = None
         if latent is not None and rotary[1] is not None:
             latent_qkv = self._project(latent, rotary[1], "_moe_gen")
-        attended = self._attend(sequences, text_qkv, latent_qkv)
+        attend = self._attend if isinstance(sequences, Fixed) else self._attend_apart
+        attended = attend(sequences, text_qkv, latent_qkv)
         return _by_expert(self.o_proj, self.o_proj_moe_gen, attended)
 
-    # A compiler would make code of its own for every layer's number and every length of a cache.
-    @torch.compiler.disable
     def _attend(self, sequences: Sequences, text: Projected, latent: Projected | None) -> Pair:
         return sequences.attend(self.layer_idx, text, latent)
+
+    # A compiler would make code of its own for every layer's number and every length of a cache.
+    _attend_apart = torch.compiler.disable(_attend)
 
     def _project(self, x: Tensor, rotary: Rotary, suffix: str) -> Projected:
         def heads(name: str) -> Tensor:
@@ -242,6 +244,7 @@ class Qwen2ForCausalLM(nn.Module):
         self.config = config
         self.model = Qwen2Model(config)
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.compiled = False  # see `modeling.speed.compile_layers`
 
     forward_inference = forward.forward_inference
 

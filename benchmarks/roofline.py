@@ -19,10 +19,9 @@ REPEATS = 7
 Moving = tuple[int, Callable[[], Tensor]]  # bytes, and what moves so many
 
 
-def bandwidth(device: torch.device | str, dtype: torch.dtype, *, megabytes: int = 256) -> float:
+def bandwidth(device: torch.device | str, dtype: torch.dtype) -> float:
     """Measure bytes a second: the best of all `ways_to_move`."""
-    ways = ways_to_move(device, dtype, megabytes=megabytes)
-    return max(moved / _typical_seconds(run) for moved, run in ways)
+    return max(moved / _typical_seconds(run) for moved, run in ways_to_move(device, dtype))
 
 
 def ways_to_move(

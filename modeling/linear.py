@@ -41,12 +41,23 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name for it
         """Map (..., in_features) to (..., out_features)."""
-        compiled = torch.compiler.is_compiling()
-        if compiled and input.device.type == "cpu" and input.shape[:-1].numel() == 1:
-            return self._of_one_row(input)
-        if self._is_large(input, compiled) and _suits_onednn(input, self.weight):
-            return (_by_onednn if compiled else _product)(input, self.weight, self.bias)
+        if torch.compiler.is_compiling():
+            return self._for_compiler(input)
+        width = self.out_features
+        is_large = self.in_features * width >= _LARGE_WEIGHT
+        is_large = is_large or input.numel() * width >= _LARGE_PRODUCT
+        if is_large and _suits_onednn(input, self.weight):
+            return _product(input, self.weight, self.bias)
         return super().forward(input)
+
+    def _for_compiler(self, rows: Tensor) -> Tensor:
+        """Multiply in code that is compiled for one row, or for any number of them."""
+        if rows.device.type == "cpu" and rows.shape[:-1].numel() == 1:
+            return self._of_one_row(rows)
+        is_large = self.in_features * self.out_features >= _LARGE_WEIGHT
+        if is_large and _suits_onednn(rows, self.weight):
+            return _by_onednn(rows, self.weight, self.bias)
+        return super().forward(rows)
 
     def _of_one_row(self, row: Tensor) -> Tensor:
         """Multiply one row in a loop that a compiler makes.
@@ -57,13 +68,6 @@ class Linear(nn.Linear):
         if self.bias is not None:
             product = product + self.bias.float()
         return product.to(row.dtype).reshape(*row.shape[:-1], self.out_features)
-
-    def _is_large(self, rows: Tensor, compiled: bool) -> bool:
-        width = self.out_features
-        if self.in_features * width >= _LARGE_WEIGHT:
-            return True
-        # Compiled code is for any number of rows.
-        return not compiled and rows.numel() * width >= _LARGE_PRODUCT
 
 
 def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:

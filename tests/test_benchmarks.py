@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from functools import cache, partial
 from itertools import islice
 
@@ -29,6 +30,7 @@ from benchmarks import (
     table,
 )
 from benchmarks.naive_story import Plan
+from modeling.decode_graph import compiled_step
 from modeling.flow import ImageOptions
 
 TOY = models.Shape(
@@ -77,8 +79,9 @@ def toy() -> AutoInterleavedInferencer:
 @pytest.fixture(autouse=True)
 def _small_rates(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure the device with small buffers."""
-    for module in (decode, story):
-        monkeypatch.setattr(module, "bandwidth", partial(roofline.bandwidth, megabytes=1))
+    small = partial(roofline.ways_to_move, megabytes=1)
+    for module in (decode, roofline):
+        monkeypatch.setattr(module, "ways_to_move", small)
     for module in (flow, image_into_context, story):
         monkeypatch.setattr(module, "matmul_rate", partial(roofline.matmul_rate, side=32))
 
@@ -89,11 +92,18 @@ def assert_finite(costs: list[object]) -> None:
         assert all(map(math.isfinite, dataclasses.astuple(cost)))
 
 
-def test_decoding_gives_a_row_a_length() -> None:
-    costs = decode.measure(toy().model, tokens=2, repeats=1, lengths=[0, 20])
+def test_decoding_gives_a_row_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the way all ways are made sure to write the same, compiled code too."""
+    monkeypatch.setattr(decode.shutil, "which", lambda name: name)
+    traced = compiled_step("eager")
+    monkeypatch.setattr(decode, "compiled_step", lambda: traced)
+    costs = decode.measure(toy().model, tokens=12, repeats=1, lengths=[0, 20])
     assert_finite(costs)
     assert [cost.length for cost in costs] == [0, 20]
-    assert len(decode.verdicts(costs)) == 3
+    assert len(decode.verdicts(costs)) == 5
+    monkeypatch.setattr(decode.shutil, "which", lambda name: None)
+    [cost] = decode.measure(toy().model, tokens=2, repeats=1, lengths=[0])
+    assert cost.compiled is None, "there is no compiler"
 
 
 def test_published_calls_are_measured_at_every_length() -> None:
@@ -179,9 +189,10 @@ def test_both_ways_read_the_same_from_pixels() -> None:
             assert torch.allclose(ours, theirs, atol=1e-5)  # one forward's rounding
 
 
-def test_both_ways_tell_the_same_story() -> None:
+@pytest.mark.parametrize("way", [story.tell_naively, story.tell_plainly])
+def test_all_ways_tell_the_same_story(way: Callable[..., story.Told]) -> None:
     fast = story.tell(toy(), PLAN, image_feedback="pixels")
-    slow = story.tell_naively(toy(), PLAN)
+    slow = way(toy(), PLAN)
     assert fast.counts == slow.counts == [3, 3, 3]
     assert len(fast.items) == len(slow.items) == 5
     for ours, theirs in zip(fast.items, slow.items, strict=True):
@@ -258,7 +269,7 @@ def test_a_talk_gives_a_row_a_turn_and_each_costs_its_own_tokens() -> None:
 
 
 def test_every_device_rate_is_a_number() -> None:
-    assert roofline.bandwidth("cpu", torch.float32, megabytes=1) > 0
+    assert roofline.bandwidth("cpu", torch.float32) > 0
     assert roofline.matmul_rate("cpu", torch.float32, side=32) > 0
 
 

@@ -142,7 +142,12 @@ for round in range(int(sys.argv[3])):
     os.close(reader), os.close(writer)
     time.sleep(chance.random() * 0.02)
     os.kill(saver, getattr(signal, sys.argv[2]))
-    os.waitpid(saver, 0)
+    # Python forgets an interruption that comes while it clears something away.
+    patience = time.monotonic() + 1
+    while os.waitpid(saver, os.WNOHANG) == (0, 0):
+        if time.monotonic() > patience:
+            os.kill(saver, getattr(signal, sys.argv[2]))
+        time.sleep(0.001)
     assert InterleavedOutput.load(place) in runs, round
 """
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -208,10 +208,19 @@ def calls(work: Callable[[], object]) -> int:
     return number
 
 
-def python_work(inferencer: AutoInterleavedInferencer) -> dict[str, tuple[float, float]]:
-    """Count Python's calls and the blocks that stay, a piece, on a narrow model on the CPU."""
+def python_work(
+    inferencer: AutoInterleavedInferencer, names: Collection[str] | None = None
+) -> dict[str, tuple[float, float]]:
+    """Count Python's calls and the blocks that stay, a piece, on a narrow model on the CPU.
+
+    Args:
+        inferencer: with the model.
+        names: of what is counted; None is everything.
+    """
     counts, recorder = dict[str, tuple[float, float]](), Recorder()
     for name, prepared in ways(inferencer, recorder).items():
+        if names is not None and name not in names:
+            continue
         with prepared as (work, pieces):
             _repeat(work, WARM_UPS)
             before = _blocks()

@@ -40,7 +40,7 @@ def counts(layers: int) -> dict[str, Count]:
 
 @cache
 def python_work(layers: int) -> dict[str, tuple[float, float]]:
-    return host_work.python_work(narrow_model(layers))
+    return host_work.python_work(narrow_model(layers), PYTHON_CALLS)
 
 
 def at_28_layers(at: Callable[[int], float]) -> float:

@@ -88,7 +88,8 @@ def test_a_client_that_goes_away_frees_its_place(served: Running, path: str, str
     rounds: list[int] = []
     if stream:
         with httpx.stream("POST", f"{served.url}/v1/{path}", json=body | {"stream": True}) as told:
-            next(told.iter_lines())
+            lines = told.iter_lines()  # kept, as the connection is closed with it
+            next(lines)
             wait_until(lambda: served.worker.state.running == 1)
     else:
         with pytest.raises(httpx.ReadTimeout):

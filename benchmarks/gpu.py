@@ -80,6 +80,7 @@ def steps_for(model: str, device: str, dtype: str) -> list[Step]:
         measured("flow-512", 150, "flow", *large, "--repeats", "2", *smaller),
         measured("image-into-context", 150, "image_into_context", *large, "--repeats", "2"),
         measured("options", 240, "options", *large),
+        measured("nf4", 150, "options", *large, "--quantize", "nf4"),
         measured("memory", 150, "memory", *large),
     ]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import gpu, options, recorded
+from modeling.bagel import Bagel
 from tests.test_benchmarks import toy
 
 
@@ -72,8 +75,28 @@ def test_options_that_cannot_be_had_are_told_and_the_others_measured(
 ) -> None:
     monkeypatch.setattr(options, "compile_layers", lambda model: None)  # minutes, tested elsewhere
     costs, missing = options.measure(toy(), length=20, repeats=1)
-    assert [cost.name for cost in costs] == ["as it is", "compiled"]
-    assert [cost.difference for cost in costs] == [0, 0]
+    assert [cost.name for cost in costs] == ["as it is", "TaylorSeer", "compiled"]
+    same, extrapolated, compiled = (cost.difference for cost in costs)
+    assert same == compiled == 0 < extrapolated < 0.5
     assert len(missing) == 1
     assert "fp8" in missing[0]
     assert torch.isfinite(torch.tensor([cost.step for cost in costs])).all()
+
+
+def test_few_bits_are_measured_beside_the_model_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rounded(model: Bagel, kind: str, device: torch.device) -> None:
+        assert (kind, device.type) == ("nf4", "cpu")
+        for parameter in model.language_model.model.layers.parameters():
+            parameter.data = parameter.data.to(torch.float8_e5m2).to(parameter.dtype)
+
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "bitsandbytes", None)
+        costs, missing = options.measure(toy(), length=20, repeats=1, quantize="nf4")
+    assert [cost.name for cost in costs] == ["as it is"]
+    assert "pip install bitsandbytes" in missing[0]
+    monkeypatch.setattr(options, "quantize_layers", rounded)
+    inferencer = copy.deepcopy(toy())
+    costs, missing = options.measure(inferencer, length=20, repeats=1, quantize="nf4")
+    assert [cost.name for cost in costs] == ["as it is", "nf4"]
+    assert not missing
+    assert 0 < costs[1].difference < 1

@@ -34,7 +34,7 @@ from modeling.attention import Projected, Sequences
 from modeling.bagel import Bagel
 from modeling.bagel.qwen2_navit import Pair, Qwen2Model
 from modeling.context import Context
-from modeling.decode_graph import GraphFeed, compiled_step, feed_token, tried
+from modeling.decode_graph import compiled_feed, feed_token
 from modeling.decoding import decode, greedy
 
 FIRST_ID = 1
@@ -67,7 +67,7 @@ def write(model: Bagel, context: Context, count: int) -> list[int]:
 
 def write_compiled(model: Bagel, context: Context, count: int) -> list[int]:
     """Write so many greedy tokens by steps that are compiled as a whole."""
-    feed = GraphFeed(model, tried, patience=0, step=compiled_step())
+    feed = compiled_feed(model)
     steps = decode(model, context, FIRST_ID, greedy, at_most=count, feed=feed)
     return [token for token, _ in steps]
 

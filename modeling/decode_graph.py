@@ -47,8 +47,13 @@ def fastest_feed(model: Bagel) -> Feed:
     if can_repeat(model.language_model):
         return GraphFeed(model)
     if model.language_model.compiled and is_plain(model.language_model, "cpu"):
-        return GraphFeed(model, tried, patience=0, step=compiled_step())
+        return compiled_feed(model)
     return partial(feed_token, model)
+
+
+def compiled_feed(model: Bagel) -> GraphFeed:
+    """Return one that feeds a token by one piece of code, as soon as a store has buffers."""
+    return GraphFeed(model, tried, patience=0, step=compiled_step())
 
 
 @inference

@@ -96,7 +96,7 @@ def test_decoding_gives_a_row_a_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the way all ways are made sure to write the same, compiled code too."""
     monkeypatch.setattr(decode.shutil, "which", lambda name: name)
     traced = compiled_step("eager")
-    monkeypatch.setattr(decode, "compiled_step", lambda: traced)
+    monkeypatch.setattr("modeling.decode_graph.compiled_step", lambda: traced)
     costs = decode.measure(toy().model, tokens=12, repeats=1, lengths=[0, 20])
     assert_finite(costs)
     assert [cost.length for cost in costs] == [0, 20]

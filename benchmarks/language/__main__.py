@@ -6,7 +6,8 @@ PYTHONPATH=.language python -m benchmarks.language
 SmolLM2-135M (Apache-2.0) is dequantised into the text weights. Checked: logits equal transformers'
 within 1e-3 in float32; a long greedy text is the same; prompts of several lengths in one batch give
 what each gives alone; a stop string ends a text. Measured: what bfloat16, int8 and nf4 cost in
-perplexity and in likeliest tokens on this project's own pages, and tokens a second.
+perplexity and in likeliest tokens on this project's own pages, and tokens a second, of compiled
+steps too (which takes a minute and a C++ compiler).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from benchmarks.language.quantised import FORMATS, restore, rounded
 from benchmarks.language.source import read
 from benchmarks.table import alternating_seconds, head, judge, show
 from modeling.choice import greedy
+from modeling.decode_graph import compiled_feed
 from modeling.decoding import decode
 
 _PAGES = Path(__file__).parents[2] / "docs"
@@ -133,13 +135,16 @@ def _perplexity(logits: Tensor, ids: list[int]) -> float:
     return float(functional.cross_entropy(logits[:-1], torch.tensor(ids[1:])).exp())
 
 
-def writing(inferencer: AutoInterleavedInferencer, length: int, count: int) -> Callable[[], None]:
+def writing(
+    inferencer: AutoInterleavedInferencer, length: int, count: int, *, compiled: bool = False
+) -> Callable[[], None]:
     """Prepare writing so many tokens after so many of a page."""
     model, ids = inferencer.model, page(inferencer, length)
     context, _ = model.read(model.new_context(), model.text_block(ids[:-1]))
 
     def write() -> None:
-        list(islice(decode(model, context, ids[-1], greedy), count))
+        feed = compiled_feed(model) if compiled else None
+        list(islice(decode(model, context, ids[-1], greedy, feed=feed), count))
 
     return write
 
@@ -186,13 +191,24 @@ def main() -> None:
     )
     speeds, count = [], arguments.speed_tokens
     for length in (64, 1024):
-        runs = [writing(one, length, count) for one in (inferencer, half)]
+        runs = [
+            writing(one, length, count, compiled=compiled)
+            for compiled in (False, True)
+            for one in (inferencer, half)
+        ]
         runs.append(writing_of_oracle(oracle, page(inferencer, length), count))
         seconds = alternating_seconds(runs, repeats=REPEATS, clock=time.process_time)
         speeds.append((length, *(count / total for total in seconds)))
     show(
         f"Tokens a second of processor time, median of {REPEATS} runs of {count} in turn:\n",
-        ("context", "ours, float32", "ours, bfloat16", "transformers, float32"),
+        (
+            "context",
+            "ours, float32",
+            "ours, bfloat16",
+            "compiled, float32",
+            "compiled, bfloat16",
+            "transformers, float32",
+        ),
         speeds,
     )
 

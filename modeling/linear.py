@@ -52,7 +52,8 @@ class Linear(nn.Linear):
 
     def _for_compiler(self, rows: Tensor) -> Tensor:
         """Multiply in code that is compiled for one row, or for any number of them."""
-        if rows.device.type == "cpu" and rows.shape[:-1].numel() == 1:
+        one, on_cpu = rows.shape[:-1].numel() == 1, rows.device.type == "cpu"
+        if one and on_cpu and _is_plain(self.weight) and not torch.is_autocast_enabled("cpu"):
             return self._of_one_row(rows)
         is_large = self.in_features * self.out_features >= _LARGE_WEIGHT
         if is_large and _suits_onednn(rows, self.weight):
@@ -62,7 +63,7 @@ class Linear(nn.Linear):
     def _of_one_row(self, row: Tensor) -> Tensor:
         """Multiply one row in a loop that a compiler makes.
 
-        It reads weights as fast as memory gives them; oneDNN and MKL reach a half of that.
+        It reads a weight up to twice as fast as the products of oneDNN and MKL do.
         """
         product = (self.weight.float() * row.float()).sum(-1)
         if self.bias is not None:
@@ -70,9 +71,13 @@ class Linear(nn.Linear):
         return product.to(row.dtype).reshape(*row.shape[:-1], self.out_features)
 
 
-def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:
+def _is_plain(weight: Tensor) -> bool:
     # Quantised weights are subclasses of tensors, with products of their own.
-    plain = type(weight) is nn.Parameter and weight.dtype == rows.dtype == torch.float32
+    return type(weight) is nn.Parameter
+
+
+def _suits_onednn(rows: Tensor, weight: Tensor) -> bool:
+    plain = _is_plain(weight) and weight.dtype == rows.dtype == torch.float32
     if not (_AVAILABLE and plain and rows.device.type == weight.device.type == "cpu"):
         return False
     differentiated = torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad)

@@ -69,7 +69,8 @@ def test_a_compiler_finds_the_same_numbers(
     torch.testing.assert_close(traced(rows), F.linear(rows, layer.weight, layer.bias))
 
 
-def test_compiled_code_goes_to_onednn_as_well() -> None:
+def compiled_operations(rows: Tensor) -> list[str]:
+    """Compile a wide layer for rows; say what a compiler is given to do."""
     operations: list[str] = []
 
     def note(module: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
@@ -77,8 +78,20 @@ def test_compiled_code_goes_to_onednn_as_well() -> None:
         return module.forward
 
     torch._dynamo.reset()
-    torch.compile(layer_of(WIDE), backend=note, fullgraph=True)(torch.randn(7, WIDE[0]))
-    assert [name for name in operations if "linear" in name] == ["auto_interleaved.linear.default"]
+    torch.compile(layer_of(WIDE), backend=note, fullgraph=True)(rows)
+    return operations
+
+
+def test_compiled_code_goes_to_onednn_as_well() -> None:
+    assert "auto_interleaved.linear.default" in compiled_operations(torch.randn(7, WIDE[0]))
+
+
+def test_one_row_becomes_a_loop_of_the_compiler_unless_it_is_cast() -> None:
+    """Under `torch.autocast` the result has another dtype."""
+    row = torch.randn(1, WIDE[0])
+    assert not any("linear" in name for name in compiled_operations(row))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert any("linear" in name for name in compiled_operations(row))
 
 
 def test_rows_need_not_lie_in_order() -> None:

@@ -290,6 +290,23 @@ def test_an_interrupted_autoencoder_goes_on_where_it_was(
     assert begun == [0, 2]
 
 
+def test_the_autoencoder_is_trained_with_the_cores_of_those_that_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, seen = torch.get_num_threads(), []
+
+    def pictures(*, seed: int, batch_size: int) -> Iterator[torch.Tensor]:
+        while True:
+            seen.append(torch.get_num_threads())
+            yield torch.zeros(batch_size, 3, 64, 64)
+
+    monkeypatch.setattr("picturebook.training.autoencoder._pictures", pictures)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    train_autoencoder(tmp_path / "ae.safetensors", steps=1, batch_size=1, device="cpu")
+    assert seen[0] == 2 * threads
+    assert torch.get_num_threads() == threads
+
+
 def test_processes_wait_for_the_one_that_trains_the_autoencoder() -> None:
     """The usual half an hour ended the others on a busy machine, and with them all training."""
     assert accelerator("cpu").init_handler.timeout >= timedelta(days=1)

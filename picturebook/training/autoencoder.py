@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -65,7 +67,7 @@ def train_autoencoder(path: Path, *, steps: int, batch_size: int, device: str) -
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
         replace_file(state_file, partial(torch.save, state))
 
-    with Stopping() as stopping:
+    with _cores_of_all_processes(), Stopping() as stopping:
         for step in range(first, steps):
             if stopping.signal is not None:
                 save(step)
@@ -80,6 +82,17 @@ def train_autoencoder(path: Path, *, steps: int, batch_size: int, device: str) -
                 quality = psnr(model, next(_pictures(seed=10**9, batch_size=64)).to(device))
                 logger.info("autoencoder step %d loss %.5f psnr %.2f dB", step + 1, loss, quality)
     return _finish(model, path)
+
+
+@contextmanager
+def _cores_of_all_processes() -> Iterator[None]:
+    """Compute with the cores that this machine's other processes leave idle while they wait."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _learn(

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -245,24 +243,12 @@ def _autoencoder(state: Path, budget: Budget, device: str) -> AutoEncoder:
     path = state / "ae.safetensors"
     if path.exists():
         return load_autoencoder(path, device)
-    with _cores_of_all_processes():
-        return train_autoencoder(
-            path,
-            steps=budget.autoencoder_steps,
-            batch_size=budget.autoencoder_batch,
-            device=device,
-        )
-
-
-@contextmanager
-def _cores_of_all_processes() -> Iterator[None]:
-    """Compute with the cores that this machine's other processes leave idle while they wait."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return train_autoencoder(
+        path,
+        steps=budget.autoencoder_steps,
+        batch_size=budget.autoencoder_batch,
+        device=device,
+    )
 
 
 def save_checkpoint(

@@ -84,7 +84,10 @@ class Sequences(Protocol):
 
 
 class Fixed:
-    """Base of sequences that do the same at every call, so that a compiler may look into them."""
+    """Base of sequences that a compiler looks into, as it compiles all layers as one.
+
+    Where layers share compiled code, each layer's number would become code of its own.
+    """
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -159,9 +159,17 @@ class _Inputs:
 
 def _step(model: Bagel, inputs: _Inputs, buffers: Buffers) -> Tensor:
     """Feed the token of the inputs; every number that changes is read on the device."""
+    return _fed(model, inputs, Slots.of(buffers, inputs.slot))
+
+
+def _whole_step(model: Bagel, inputs: _Inputs, buffers: Buffers) -> Tensor:
+    """Do the same, for a compiler that makes one piece of code of it."""
+    return _fed(model, inputs, FixedSlots.of(buffers, inputs.slot))
+
+
+def _fed(model: Bagel, inputs: _Inputs, slots: Slots) -> Tensor:
     decoder = model.language_model.model
     rotary = decoder.rotary(inputs.position)
-    slots = Slots.of(buffers, inputs.slot)
     hidden, _ = decoder(model.embed(inputs.token), None, (rotary, None), slots)
     return model.logits(hidden)[0]
 
@@ -182,7 +190,7 @@ def compiled_step(backend: Backend = "inductor") -> Step:
     """
     # A wrapper in C++ around its loops: one in Python costs a quarter of a small model's token.
     options: dict[str, Any] | None = {"cpp_wrapper": True} if backend == "inductor" else None
-    compiled = torch.compile(_step, fullgraph=True, backend=backend, options=options)
+    compiled = torch.compile(_whole_step, fullgraph=True, backend=backend, options=options)
 
     def step(model: Bagel, inputs: _Inputs, buffers: Buffers) -> Tensor:
         for pair in buffers:
@@ -194,7 +202,7 @@ def compiled_step(backend: Backend = "inductor") -> Step:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Slots(Fixed):
+class Slots:
     """One token over a bucket of slots, of which it sees all up to its own.
 
     Attributes:
@@ -214,7 +222,7 @@ class Slots(Fixed):
     slot_ends: Tensor
 
     @classmethod
-    def of(cls, buffers: Buffers, slot: Tensor) -> Slots:
+    def of(cls, buffers: Buffers, slot: Tensor) -> Self:
         """Work out once what every layer needs, without a look at the slot's number."""
         size = buffers[0][0].shape[0]
         ends = torch.arange(2, dtype=torch.int32, device=slot.device)
@@ -257,3 +265,7 @@ class Slots(Fixed):
             seqused_k=self.seen,
         )[0]
         return attended
+
+
+class FixedSlots(Slots, Fixed):
+    """Slots of a step whose layers are compiled as one."""

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from modeling.bagel import Bagel
+from modeling.decode_graph import GraphFeed
+from modeling.decoding import decode, greedy
 from modeling.speed import check_fp8, compile_layers, quantize_fp8
 from tests.builders import BOS, MARKERS, noise_of, read_ids, toy_bagel
 from tests.checkpoints import load_golden_checkpoint
@@ -59,6 +61,21 @@ def test_layers_share_their_code_and_compute_the_same() -> None:
         expected = answer(model)
         compile_layers(model, backend=counter)
         assert torch.equal(answer(model), expected)
+        frames.append(counter.frame_count)
+    assert frames[0] == frames[1] > 0
+
+
+@pytest.mark.slow
+def test_layers_share_their_code_in_recorded_steps_as_well() -> None:
+    frames = []
+    for num_layers in (2, 4):
+        torch._dynamo.reset()
+        counter, model = CompileCounter(), toy_bagel(num_hidden_layers=num_layers)
+        compile_layers(model, backend=counter)
+        feed = GraphFeed(model, lambda work, device: work, patience=0)
+        start = read_ids(model, model.new_context(), [BOS, 10])
+        list(decode(model, start, BOS, greedy, at_most=4, feed=feed))
+        assert feed._repeats
         frames.append(counter.frame_count)
     assert frames[0] == frames[1] > 0
 

@@ -34,7 +34,7 @@ from modeling.attention import Projected, Sequences
 from modeling.bagel import Bagel
 from modeling.bagel.qwen2_navit import Pair, Qwen2Model
 from modeling.context import Context
-from modeling.decode_graph import compiled_feed, feed_token
+from modeling.decode_graph import Feed, compiled_feed, feed_token
 from modeling.decoding import decode, greedy
 
 FIRST_ID = 1
@@ -60,16 +60,15 @@ class Cost:
         return self.ours - self.attention
 
 
-def write(model: Bagel, context: Context, count: int) -> list[int]:
+def write(model: Bagel, context: Context, count: int, feed: Feed | None = None) -> list[int]:
     """Write so many greedy tokens."""
-    return [token for token, _ in decode(model, context, FIRST_ID, greedy, at_most=count)]
+    steps = decode(model, context, FIRST_ID, greedy, at_most=count, feed=feed)
+    return [token for token, _ in steps]
 
 
 def write_compiled(model: Bagel, context: Context, count: int) -> list[int]:
-    """Write so many greedy tokens by steps that are compiled as a whole."""
-    feed = compiled_feed(model)
-    steps = decode(model, context, FIRST_ID, greedy, at_most=count, feed=feed)
-    return [token for token, _ in steps]
+    """Write the same by steps that are compiled as a whole."""
+    return write(model, context, count, compiled_feed(model))
 
 
 def write_naively(model: Bagel, context: naive.NaiveContext, count: int) -> list[int]:
@@ -165,26 +164,28 @@ def measure(model: Bagel, *, tokens: int, repeats: int, lengths: list[int]) -> l
             partial(repeated, without_launches(attention, model.device), tokens),
             partial(write_naively, model, copied, tokens),
             partial(write_plainly, model, copied, tokens),
-            partial(write_compiled if compiles else write, model, context, tokens),
         ]
+        if compiles:
+            runs.append(partial(write_compiled, model, context, tokens))
     moving = ways_to_move(model.device, model.dtype)
     moves = [partial(repeated, run, MOVES) for _, run in moving]
     seconds = alternating_seconds([*runs, *moves], repeats=repeats)
     times = zip(moving, seconds[len(runs) :], strict=True)
     rate = max(MOVES * moved / passed for (moved, _), passed in times)
     each = [total / tokens for total in seconds[: len(runs)]]
+    ways = len(runs) // len(lengths)
     return [
         Cost(
             length=length,
             ours=ours,
-            compiled=compiled if compiles else None,
+            compiled=compiled[0] if compiled else None,
             attention=attention,
             naive=slow,
             plain=plain,
             roof=token_bytes(model, length) / rate,
         )
-        for length, ours, attention, slow, plain, compiled in zip(
-            lengths, *(each[way::5] for way in range(5)), strict=True
+        for length, ours, attention, slow, plain, *compiled in zip(
+            lengths, *(each[way::ways] for way in range(ways)), strict=True
         )
     ]
 

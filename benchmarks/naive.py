@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 
-from modeling import attention
-from modeling.attention import Projected
+from modeling.attention import Projected, attend
 from modeling.bagel import Bagel
 from modeling.bagel.blocks import Block
 from modeling.context import Context
@@ -87,7 +86,7 @@ class _CopyingRow:
         values = self._merged(self.context.values.get(layer), value)
         if self.keep:
             self.context.keys[layer], self.context.values[layer] = keys, values
-        attended = attention.attend(query, keys, values, causal=self.causal).flatten(1)
+        attended = attend(query, keys, values, causal=self.causal).flatten(1)
         if latent is None:
             return attended, None
         return attended[: self.num_text], attended[self.num_text :]
@@ -177,7 +176,7 @@ def _guided(velocities: Sequence[Tensor], options: ImageOptions) -> Tensor:
 def plainly() -> Iterator[None]:
     """Compute with PyTorch's own choice of kernels: its products, and a key read once a head."""
     with (
-        mock.patch.object(attention, "attend", _attend_plainly),
+        mock.patch(f"{__name__}.attend", _attend_plainly),
         mock.patch.object(Linear, "forward", nn.Linear.forward),
     ):
         yield

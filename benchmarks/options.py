@@ -57,8 +57,7 @@ def changes(quantize: Quantization | None) -> list[tuple[str, Change, ImageOptio
     """Return what is done to the model in turn, and how pictures are drawn then."""
     first = ("as it is", nothing, PLAIN)
     if quantize is not None:
-        in_few_bits = lambda model: quantize_layers(model, quantize, model.device)  # noqa: E731
-        return [first, (quantize, in_few_bits, PLAIN)]
+        return [first, (quantize, lambda m: quantize_layers(m, quantize, m.device), PLAIN)]
     return [
         first,
         ("TaylorSeer", nothing, TAYLORSEER),

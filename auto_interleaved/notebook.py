@@ -112,8 +112,8 @@ def _html(part: Part | str | None) -> str:
     match part:
         case Written(text=text):
             html = paragraphs(text)
-        case Thought(text=text, open=is_open):
-            html = folded("Thoughts", [paragraphs(text)], unfolded=is_open)
+        case Thought(plan=plan, open=is_open):
+            html = folded("Thoughts", [paragraphs(plan)], unfolded=is_open)
         case Drawn(image=image):
             small = thumbnail(image)
             html = figure(small, f'src="{jpeg_uri(small)}"', "")
@@ -131,7 +131,7 @@ def _html(part: Part | str | None) -> str:
 
 def _plain(part: Part | str | None) -> str:
     match part:
-        case Written(text=text) | Thought(text=text):
+        case Written(text=text) | Thought(plan=text):
             return text
         case Drawn(image=image):
             return f"<picture of {image.width} x {image.height}>"

@@ -79,7 +79,7 @@ def _pretences() -> Iterator[None]:
         mock.patch.object(FakeTensor, "tolist", listed),
         mock.patch("torch.Generator", _Generator),
         # The mask of a text after a prefix is a kind of tensor that cannot be without values.
-        mock.patch("modeling.attention.causal_lower_right", return_value=None),
+        mock.patch("torch.nn.attention.bias.causal_lower_right", return_value=None),
     ):
         yield
 

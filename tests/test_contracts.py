@@ -47,6 +47,7 @@ LAYERS = (
         "modeling.small_files",
         "modeling.kv_store",
         "modeling.context",
+        "modeling.activations",
         "modeling.attention",
         "modeling.side_by_side",
         "modeling.linear",
@@ -256,6 +257,24 @@ def test_importing_everything_needs_no_network_no_cuda_and_no_extras() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
+
+
+TELL = """
+import sys
+from auto_interleaved_inference import AutoInterleavedInferencer
+inferencer = AutoInterleavedInferencer.from_pretrained()
+told = inferencer.auto_interleaved_generation(
+    "Tell a story about a red fox.", num_timesteps=3, max_images=1
+)
+print(len(told), "torch._dynamo" in sys.modules)
+"""
+
+
+def test_loading_and_telling_a_story_does_not_wait_for_a_compiler_to_be_imported() -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", TELL], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert told.stdout == "3 False\n", told.stdout + told.stderr
 
 
 # Published names and signatures.

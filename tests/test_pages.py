@@ -121,6 +121,16 @@ def test_the_prompt_is_shown_unless_the_title_says_it_all(tmp_path):
     assert "<details><summary>Prompt</summary>" in saved_page(long, tmp_path)
 
 
+def test_a_plan_is_shown_without_the_tags_around_it(tmp_path):
+    planned = text("<think>Small first, then large.</think>", "thought")
+    output = InterleavedOutput.from_segments([planned, text("A dot.")], finish_reason="stop")
+    assert output.thoughts == ["<think>Small first, then large.</think>"]
+    for page in (saved_page(output, tmp_path), written_markdown(output, tmp_path)):
+        assert "Small first, then large." in page
+        assert "think>" not in page
+        assert "think&gt;" not in page
+
+
 def test_thoughts_and_the_facts_of_the_run_are_folded_away(tmp_path):
     html = saved_page(story(), tmp_path)
     assert '<details><summary>Thoughts</summary>\n<p dir="auto">I plan' in html

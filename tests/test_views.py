@@ -60,6 +60,13 @@ def test_a_thought_folds_away_when_the_answer_begins() -> None:
             assert not parts[0].open
 
 
+def test_a_plan_is_read_without_the_tags_around_it() -> None:
+    _, shown = told()
+    thought = shown[-1][0]
+    assert isinstance(thought, Thought)
+    assert thought.text == f"<think>{thought.plan}</think>"
+
+
 def test_a_picture_grows_from_its_previews_in_its_place() -> None:
     events, shown = told()
     before: tuple[Part, ...] = ()

@@ -55,7 +55,7 @@ def _said(
         if isinstance(part, Thought):
             status: Literal["pending", "done"] = "pending" if part.open else "done"
             metadata: MetadataDict = {"title": "Thoughts", "status": status}
-            yield gr.ChatMessage(role=role, content=_plain(part.text), metadata=metadata)
+            yield gr.ChatMessage(role=role, content=_plain(part.plan), metadata=metadata)
         elif isinstance(part, Written):
             text = part.text
             yield gr.ChatMessage(role=role, content=_plain(text))

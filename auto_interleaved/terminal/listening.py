@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,22 @@ def common_of(given: argparse.Namespace) -> dict[str, Any]:
         "model": given.model,
         "loading": loading_of(given),
     }
+
+
+@contextmanager
+def extra_of(command: str) -> Iterator[None]:
+    """Import what a command needs besides: an extra that is called like it.
+
+    Raises:
+        ArgumentError: if it is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ArgumentError(
+            f"{command} needs {error.name}, which is not installed: "
+            f'pip install "auto-interleaved-bagel[{command}]"'
+        ) from error
 
 
 def add_listening(group: Group, *, port: int, brings: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from auto_interleaved.terminal.arguments import (
     PROGRAM,
-    ArgumentError,
     HelpFormatter,
     Parser,
 )
@@ -18,6 +17,7 @@ from auto_interleaved.terminal.listening import (
     add_limits,
     add_listening,
     common_of,
+    extra_of,
     listening_at,
     name_of,
     url_of,
@@ -63,13 +63,8 @@ def run_page(request: PageRequest, screen: Screen, load: Callable[[PageRequest],
     Raises:
         ArgumentError: if what it needs is not installed, or it cannot listen there.
     """
-    try:
+    with extra_of("page"):
         from auto_interleaved.page.host import hosted
-    except ImportError as error:
-        raise ArgumentError(
-            f"page needs {error.name}, which is not installed: "
-            'pip install "auto-interleaved-bagel[page]"'
-        ) from error
     with listening_at(request.host, request.port, request.keys) as listening:
         inferencer = load(request)
         name = name_of(request.model)

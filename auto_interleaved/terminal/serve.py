@@ -19,6 +19,7 @@ from auto_interleaved.terminal.listening import (
     add_limits,
     add_listening,
     common_of,
+    extra_of,
     listening_at,
     name_of,
     url_of,
@@ -75,13 +76,8 @@ def run_server(request: ServeRequest, screen: Screen, load: Callable[[ServeReque
     Raises:
         ArgumentError: if what it needs is not installed, or it cannot listen there.
     """
-    try:
+    with extra_of("serve"):
         from auto_interleaved.serving import server
-    except ImportError as error:
-        raise ArgumentError(
-            f"serve needs {error.name}, which is not installed: "
-            'pip install "auto-interleaved-bagel[serve]"'
-        ) from error
     with listening_at(request.host, request.port, request.keys) as listening:
         inferencer = load(request)
         made = server.make_server(

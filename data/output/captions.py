@@ -54,6 +54,11 @@ def thoughts_of(segments: Iterable[Segment]) -> list[str]:
     return [segment.text for segment in segments if segment.role == "thought" and segment.text]
 
 
+def without_tags(thought: str) -> str:
+    """Return a plan without the tags that models are told to write it in."""
+    return thought.strip().removeprefix("<think>").removesuffix("</think>").strip()
+
+
 def seeds_of(segments: Iterable[Segment]) -> list[int | None]:
     """Return the seed of each image that was drawn, None for one that was drawn without."""
     return [

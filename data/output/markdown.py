@@ -20,6 +20,7 @@ from data.output.captions import (
     thoughts_of,
     title_of,
     title_says_all,
+    without_tags,
 )
 from data.output.pictures import Pictures
 from data.output.records import Record
@@ -55,7 +56,8 @@ def markdown(
         )
         blocks.append("\n".join(f"> {line}" if line else ">" for line in prompt.split("\n")))
     for thought in thoughts_of(record.segments):
-        folded = ["<details><summary>Thoughts</summary>", *_paragraphs(thought), "</details>"]
+        plan = _paragraphs(without_tags(thought))
+        folded = ["<details><summary>Thoughts</summary>", *plan, "</details>"]
         blocks.append("\n\n".join(folded))
     blocks += _blocks(record.items, pictures, files, fallback=title_of(record))
     if record.error is not None:

@@ -21,6 +21,7 @@ from data.output.captions import (
     thoughts_of,
     title_of,
     title_says_all,
+    without_tags,
 )
 from data.output.pictures import Pictures, jpeg_uri, png_uri, thumbnail
 from data.output.records import Record
@@ -237,7 +238,10 @@ def _prompt(record: Record, source: Callable[[Image.Image], str]) -> str:
 
 
 def _folded_thoughts(record: Record) -> list[str]:
-    return [folded("Thoughts", [paragraphs(thought)]) for thought in thoughts_of(record.segments)]
+    return [
+        folded("Thoughts", [paragraphs(without_tags(thought))])
+        for thought in thoughts_of(record.segments)
+    ]
 
 
 def alarm(error: BaseException | None) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from data.output import InterleavedOutput
+from data.output.captions import without_tags
 from data.output.events import (
     Event,
     Finished,
@@ -32,12 +33,17 @@ class Thought:
     """What the model plans before it answers.
 
     Attributes:
-        text: the plan.
+        text: the plan, with the tags that the model wrote around it.
         open: whether it is still being written; one that is over folds away.
     """
 
     text: str
     open: bool = False
+
+    @property
+    def plan(self) -> str:
+        """What there is to read."""
+        return without_tags(self.text)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
+from modeling.activations import activation
 from modeling.linear import Linear
 
 
@@ -120,7 +120,7 @@ class MLPconnector(nn.Module):  # noqa: N801 - the published name
 
     def __init__(self, in_dim: int, out_dim: int, hidden_act: str) -> None:
         super().__init__()
-        self.activation_fn = ACT2FN[hidden_act]
+        self.activation_fn = activation(hidden_act)
         self.fc1 = Linear(in_dim, out_dim)
         self.fc2 = Linear(out_dim, out_dim)
 

@@ -129,15 +129,15 @@ class Qwen2MoTAttention(nn.Module):
         latent_qkv = None
         if latent is not None and rotary[1] is not None:
             latent_qkv = self._project(latent, rotary[1], "_moe_gen")
-        attend = self._attend if isinstance(sequences, Fixed) else self._attend_apart
-        attended = attend(sequences, text_qkv, latent_qkv)
+        attended = self._attend(sequences, text_qkv, latent_qkv)
         return _by_expert(self.o_proj, self.o_proj_moe_gen, attended)
 
     def _attend(self, sequences: Sequences, text: Projected, latent: Projected | None) -> Pair:
-        return sequences.attend(self.layer_idx, text, latent)
+        if torch.compiler.is_compiling() and not isinstance(sequences, Fixed):
+            from modeling.bagel.uncompiled import attend
 
-    # A compiler would make code of its own for every layer's number and every length of a cache.
-    _attend_apart = torch.compiler.disable(_attend)
+            return attend(sequences, self.layer_idx, text, latent)
+        return sequences.attend(self.layer_idx, text, latent)
 
     def _project(self, x: Tensor, rotary: Rotary, suffix: str) -> Projected:
         def heads(name: str) -> Tensor:

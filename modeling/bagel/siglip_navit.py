@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers.activations import ACT2FN
 
+from modeling.activations import activation
 from modeling.attention import attend
 from modeling.bagel.config import SiglipVisionConfig
 from modeling.linear import Linear
@@ -86,7 +86,7 @@ class SiglipMLP(nn.Module):
 
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
-        self.activation_fn = ACT2FN[config.hidden_act]
+        self.activation_fn = activation(config.hidden_act)
         self.fc1 = Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 

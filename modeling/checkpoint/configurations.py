@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers.activations import ACT2FN
-
 from data.wording import shown
 from modeling.bagel import Qwen2Config, SiglipVisionConfig
 from modeling.checkpoint.files import FROM_BASE
 from modeling.checkpoint.kinds import POSITIVE, SWITCH, Kind, check_values, count, one_of, optional
-from modeling.checkpoint.settings import LARGEST_TABLE_SIDE
+from modeling.checkpoint.settings import ACTIVATION, LARGEST_TABLE_SIDE
 from modeling.checkpoint.weights import Weights
 from modeling.small_files import read_object
 
@@ -52,7 +50,7 @@ _VIT_NEEDED: Mapping[str, Kind] = {
 _VIT_OTHERS: Mapping[str, Kind] = {
     "num_channels": count(16),
     "layer_norm_eps": POSITIVE,
-    "hidden_act": one_of(ACT2FN, "an activation that transformers knows"),
+    "hidden_act": ACTIVATION,
 }
 _ROPE = Kind(
     accepts=lambda value: (

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers.activations import ACT2FN
-
 from data.protocols import PROTOCOLS
 from data.wording import shown
+from modeling.activations import is_activation
 from modeling.checkpoint.kinds import (
     NUMBER,
     POSITIVE,
@@ -34,7 +33,10 @@ _TABLE_SIDE = count(LARGEST_TABLE_SIDE)
 _MAX_PIXELS = 65_536
 _TRANSFORM = counts(3, "[largest side, smallest side, stride] in pixels", _MAX_PIXELS)
 
-ACTIVATION = one_of(ACT2FN, "an activation that transformers knows, such as 'gelu_pytorch_tanh'")
+ACTIVATION = Kind(
+    accepts=is_activation,
+    words="an activation that transformers knows, such as 'gelu_pytorch_tanh'",
+)
 
 _KINDS: Mapping[str, Kind] = {
     "bagel.latent_patch_size": count(64),

@@ -137,7 +137,7 @@ def judge_plan(thought: str, request: Request, texts: Sequence[str]) -> Verdict:
     """Whether a plan names the steps that were then written.
 
     Args:
-        thought: the plan, without its tags.
+        thought: the plan, with its tags or without.
         request: what the prompt asked for.
         texts: the text of each step, without the closing one.
     """

@@ -11,6 +11,7 @@ from auto_interleaved.serving.calls import Call, stopping
 from auto_interleaved.serving.errors import Refusal, failure_of
 from auto_interleaved.serving.orders import Over, Reason
 from auto_interleaved.serving.pictures import Delivered, Delivery
+from auto_interleaved.serving.plans import TaglessPlan
 from data.output import Usage
 from data.output.events import ImageDone, ImagePreview, ImageStarted, TextDelta, ThoughtDelta
 
@@ -65,18 +66,25 @@ Piece = TextDelta | ThoughtDelta | ImageStarted | Preview | Drawn | Over
 
 async def pieces(call: Call, delivery: Delivery) -> AsyncIterator[tuple[int, Piece] | None]:
     """Yield what clients are told of, with the place of its run; None to keep a stream alive."""
+    plans: dict[int, TaglessPlan] = {}
     async for heard in call:
         if heard is None:
             yield None
             continue
         place, told = heard
+        if isinstance(told, ThoughtDelta):
+            more = plans.setdefault(place, TaglessPlan()).more(told.text)
+        else:
+            more = plans.pop(place).rest() if place in plans else ""
+        if more:
+            yield place, ThoughtDelta(text=more)
         if isinstance(told, ImagePreview):
             shown = await asyncio.to_thread(delivery.preview, told.image)
             yield place, Preview(index=told.index, step=told.step, picture=shown)
         elif isinstance(told, ImageDone):
             picture = await asyncio.to_thread(delivery.of, told.image)
             yield place, Drawn(index=told.index, seed=told.segment.seed, picture=picture)
-        elif isinstance(told, TextDelta | ThoughtDelta | ImageStarted | Over):
+        elif isinstance(told, TextDelta | ImageStarted | Over):
             yield place, told
 
 

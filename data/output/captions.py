@@ -16,6 +16,7 @@ TITLE_LIMIT = 90
 ALT_LIMIT = 120
 FACT_LIMIT = 200
 UNTITLED = "Text and images"
+PLAN_START, PLAN_END = "<think>", "</think>"
 _BLANK_LINES = re.compile(r"(?:\A|\n)(?:[ \t]*\n)+")
 # What no page can show: control characters, halves of surrogate pairs, noncharacters.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -56,7 +57,7 @@ def thoughts_of(segments: Iterable[Segment]) -> list[str]:
 
 def without_tags(thought: str) -> str:
     """Return a plan without the tags that models are told to write it in."""
-    return thought.strip().removeprefix("<think>").removesuffix("</think>").strip()
+    return thought.strip().removeprefix(PLAN_START).removesuffix(PLAN_END).strip()
 
 
 def seeds_of(segments: Iterable[Segment]) -> list[int | None]:

@@ -18,8 +18,8 @@ def compile_layers(model: Bagel, **options: Any) -> None:
     All layers share the compiled code, for any number of tokens. The first calls take minutes; the
     numbers change by what another order of roundings changes.
 
-    On a CPU texts are written by one piece of code for the whole step of a token, twice as fast and
-    more (docs/performance.md, "Decode"). It needs a C++ compiler, such as g++, and nothing that
+    On a CPU texts are written by one piece of code for the whole step of a token, 1.2 to 2.8 times
+    as fast (docs/performance.md, "Decode"). It needs a C++ compiler, such as g++, and nothing that
     hangs on the layers; else writing goes on as before.
 
     Args:

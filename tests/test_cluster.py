@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -77,6 +77,20 @@ def kill(deployment: str) -> None:
     ray.kill(ray.get_actor(actors(deployment)[0], namespace="serve"))
 
 
+def tries_while_a_replica_dies(
+    ask: Callable[[int], tuple[list[Any], int]], count: int
+) -> list[int]:
+    """Ask with so many seeds at once, see that all answers are right, and return their tries."""
+    with ThreadPoolExecutor(count) as pool:
+        answers = pool.map(ask, range(count))
+        time.sleep(1)  # they take several seconds, on both replicas
+        kill("Replica")
+        told = list(answers)
+    for seed, (answer, _) in enumerate(told):
+        assert same(answer, alone(DRAW, seed=seed, **LONG))
+    return [tries for _, tries in told]
+
+
 def items(content: list[Any]) -> list[Any]:
     return [
         part["text"] if part["type"] == "text" else decoded(part["image_url"]["url"])
@@ -103,14 +117,8 @@ def test_answers_that_a_dying_replica_owed_come_with_a_retry(client: openai.Open
         content: Any = raw.parse().choices[0].message.content
         return items(content), raw.retries_taken
 
-    with ThreadPoolExecutor(12) as pool:
-        answers = pool.map(ask, range(12))
-        time.sleep(1.5)  # they take several seconds, on both replicas
-        kill("Replica")
-        told = list(answers)
-    assert any(retries for _, retries in told), "nobody was answered by the one that died"
-    for seed, (answer, _) in enumerate(told):
-        assert same(answer, alone(DRAW, seed=seed, **LONG))
+    retries = tries_while_a_replica_dies(ask, 12)
+    assert any(retries), "nobody was answered by the one that died"
 
 
 @slow
@@ -150,14 +158,7 @@ def test_a_stream_that_a_dying_replica_breaks_is_no_whole_answer(client: openai.
             raise openai.APIConnectionError(request=httpx.Request("POST", "/"))
         return told
 
-    with ThreadPoolExecutor(8) as pool:
-        answers = pool.map(ask, range(8))
-        time.sleep(1.0)
-        kill("Replica")
-        told = list(answers)
-    assert any(tries for _, tries in told), "no stream was broken"
-    for seed, (answer, _) in enumerate(told):
-        assert same(answer, alone(DRAW, seed=seed, **LONG))
+    assert any(tries_while_a_replica_dies(ask, 8)), "no stream was broken"
 
 
 @slow

@@ -6,13 +6,14 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from data.packing import SpecialIds, TextPart
 from modeling.checkpoint import BUNDLED_MODEL
@@ -23,6 +24,7 @@ from training.decoder import Batch, accelerator, not_finite, train_decoder
 from training.plan import NotANumberError, Plan, require_device, require_output
 from training.states import States, replace_file
 from training.stopping import Interrupted
+from training.taught import complete
 
 SPECIAL = SpecialIds(bos=1, eos=2, start_of_image=3, end_of_image=4)
 
@@ -128,6 +130,18 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no space"):
         replace_file(path, fail)
     assert path.read_text() == "old"
+
+
+def test_weights_can_be_read_by_whoever_can_read_other_new_files(tmp_path: Path) -> None:
+    for folder in ("base", "weights", "taught"):
+        (tmp_path / folder).mkdir()
+    usual = tmp_path / "usual"
+    usual.touch()
+    save_file({"a": torch.zeros(1)}, tmp_path / "weights" / "model.safetensors")
+    complete(tmp_path / "base", tmp_path / "weights", tmp_path / "taught")
+    replace_file(tmp_path / "new", partial(save_file, {"a": torch.zeros(1)}))
+    for path in (tmp_path / "new", tmp_path / "taught" / "model.safetensors"):
+        assert path.stat().st_mode == usual.stat().st_mode
 
 
 def teach(place: Path, batches: Callable[[int], Iterator[Batch]], **plan: Any) -> torch.nn.Module:

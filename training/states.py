@@ -98,7 +98,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         write: writes to a path that it is given.
     """
     beside = path.with_name(f"{path.name}.partial")
+    beside.unlink(missing_ok=True)
+    beside.touch()
+    usual = beside.stat().st_mode
     write(beside)
+    beside.chmod(usual)  # safetensors' own files nobody but their owner can read
     _flush(beside)
     os.replace(beside, path)
 

@@ -45,7 +45,7 @@ def complete(
     flush(weights)
     new = {file.name for file in weights.iterdir()}
     for name in sorted(new):  # shards first, the index that names them last
-        os.replace(weights / name, output / name)
+        replace_file(output / name, partial(os.replace, weights / name))
     for old in output.glob("model*.safetensors*"):
         if old.name not in new:
             old.unlink()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from auto_interleaved.serving.plans import TaglessPlan
@@ -20,6 +20,7 @@ def told(written: str, cuts: list[int]) -> list[str]:
     return [*(plan.more(written[start:end]) for start, end in pairwise(ends)), plan.rest()]
 
 
+@example(words=["</", "</think>", "a"], cuts=[7, 10])
 @given(words=st.lists(CHARACTERS), cuts=st.lists(st.integers(0, 1000), max_size=5))
 def test_all_pieces_together_are_the_plan_without_tags(words: list[str], cuts: list[int]) -> None:
     written = "".join(words)

@@ -13,7 +13,7 @@ from typing import Any
 
 from modeling.checkpoint.files import INDEX_SUFFIX
 from modeling.checkpoint.settings import SETTINGS_FILE
-from training.states import flush, replace_file
+from training.states import replace_file
 
 logger = logging.getLogger("auto_interleaved.training")
 
@@ -42,7 +42,6 @@ def complete(
     path = output / SETTINGS_FILE
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     write_text(path, json.dumps({**known, "protocol": protocol}, indent=1) + "\n")
-    flush(weights)
     new = {file.name for file in weights.iterdir()}
     for name in sorted(new):  # shards first, the index that names them last
         replace_file(output / name, partial(os.replace, weights / name))

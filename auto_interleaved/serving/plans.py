@@ -27,5 +27,6 @@ class TaglessPlan:
         return self._new(without_tags(self._written))
 
     def _new(self, plan: str) -> str:
+        # What is held back may be longer once a tag is whole: "</" of "</</think>" was told before.
         new, self._told = plan[self._told :], max(self._told, len(plan))
         return new
